@@ -1,0 +1,36 @@
+# The two commands of this project are `make demo` and `make test`; both set everything up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# One thread: small models gain nothing from a second, and lose much when cores are busy.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench setup clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	touch $@
+
+demo: setup
+	$(BIN)/coolfusion generate --explain \
+		"Lena buys 6 books. Each book costs \$$7. She pays with \$$50. How much change does she get?"
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.step_cost
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,81 @@
+"""Fuse language models with different tokenizers at decode time (arXiv 2407.19807).
+
+    from coolfusion import FusionModel
+    fusion = FusionModel.from_pretrained()          # the built-in sources
+    print(fusion.generate("Question: ...").text)
+
+Names are imported when they are first used, so ``import coolfusion`` is quick and loads
+neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from coolfusion.backend import Backend, Query, Sampling, Scores
+    from coolfusion.boundaries import Boundary
+    from coolfusion.decoder import Decoder, State
+    from coolfusion.errors import (
+        CoolfusionError,
+        LoadError,
+        LossyTokenizerError,
+        PromptError,
+        SourceError,
+        UsageError,
+    )
+    from coolfusion.fusion import FusionModel
+    from coolfusion.recipe import Recipe, Request
+    from coolfusion.reranking import Reranker, ScoreTable
+    from coolfusion.sources import Source
+    from coolfusion.tokenization import HuggingFaceTokenizer
+    from coolfusion.tokenizer import Tokenizer
+    from coolfusion.trace import read_trace, write_trace
+    from coolfusion.types import Candidate, Generation, Step, StopReason
+
+_HOME = {
+    "Backend": "backend",
+    "Boundary": "boundaries",
+    "Candidate": "types",
+    "CoolfusionError": "errors",
+    "Decoder": "decoder",
+    "FusionModel": "fusion",
+    "Generation": "types",
+    "HuggingFaceTokenizer": "tokenization",
+    "LoadError": "errors",
+    "LossyTokenizerError": "errors",
+    "PromptError": "errors",
+    "Query": "backend",
+    "Recipe": "recipe",
+    "Request": "recipe",
+    "Reranker": "reranking",
+    "Sampling": "backend",
+    "ScoreTable": "reranking",
+    "Scores": "backend",
+    "Source": "sources",
+    "SourceError": "errors",
+    "State": "decoder",
+    "Step": "types",
+    "StopReason": "types",
+    "Tokenizer": "tokenizer",
+    "UsageError": "errors",
+    "read_trace": "trace",
+    "write_trace": "trace",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'coolfusion' has no attribute {name!r}")
+    value = getattr(import_module(f"coolfusion.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

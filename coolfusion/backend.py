@@ -1,0 +1,102 @@
+"""The seam to a model: ids in, numbers out.
+
+A backend knows nothing of text, tokenizers or fusion. The caller names the whole prefix
+every time; whatever a backend remembers between calls is private and can only change how
+long an answer takes. The laws every backend obeys are checked by
+``coolfusion.testing.check_backend``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a source picks its next token.
+
+    Temperature 0 is greedy. Otherwise the pick is the argmax of the filtered, tempered
+    log-probabilities plus Gumbel noise that is a function of (seed, position) alone, so
+    that a pick never depends on how or when it was computed.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether picks are plain argmaxes."""
+        return self.temperature == 0.0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question to a backend: what of ``continuation``, given ``prefix``?
+
+    ``prefix`` holds at least one id. ``watch`` names ids whose total probability is wanted
+    at every position (the ids that end a text, say).
+    """
+
+    prefix: tuple[int, ...]
+    continuation: tuple[int, ...] = ()
+    watch: tuple[int, ...] = ()
+    sampling: Sampling = GREEDY
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The answer to a query with a continuation of L tokens. All logarithms are in nats.
+
+    ``log_probs`` (L): log-probability of each continuation token given all before it.
+    ``picks`` (L + 1): the token the model itself would choose at each position, the one
+    after the last included. ``pick_log_probs`` (L + 1): their log-probabilities under the
+    unfiltered distribution. ``watched`` (L + 1): log of the total probability of the
+    watched ids (-inf where none are watched). ``num_forwarded``: tokens the model computed
+    for this query; ``num_passes``: forward passes it took part in.
+    """
+
+    log_probs: tuple[float, ...]
+    picks: tuple[int, ...]
+    pick_log_probs: tuple[float, ...]
+    watched: tuple[float, ...]
+    num_forwarded: int = 0
+    num_passes: int = 0
+
+
+class Backend(Protocol):
+    """What the decoder needs from a model.
+
+    Laws, for every implementation: log-probabilities obey the chain rule and are finite and
+    at most 0; an answer depends on its query alone, not on earlier calls, on the order of a
+    batch or on its other members; what ``draft`` picks is what ``score`` says would be
+    picked; abandoning a draft changes nothing. Failures are ``SourceError``s.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; valid ids are 0 to ``vocab_size - 1``."""
+        ...
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens a prefix and its continuation may have together; None: no limit."""
+        ...
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        """Answer a batch of queries, in order."""
+        ...
+
+    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
+        """Let the model continue every ``prefix + continuation`` by ``num_tokens`` picks.
+
+        The answer to each query describes the drafted tokens, as ``score`` would if they
+        had been its continuation. A caller that wants more asks again with a longer prefix.
+        """
+        ...

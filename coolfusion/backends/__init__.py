@@ -1,0 +1,1 @@
+"""Backends: implementations of the seam in ``coolfusion.backend``."""

@@ -1,0 +1,143 @@
+"""Answering queries for models whose state cannot be rolled back or take a custom mask.
+
+Recurrent and hybrid architectures keep a running state; it is copied before it is used up.
+Candidates of one prefix form a padded batch of copies: padding comes last, where no real
+token can see it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from coolfusion.backend import Query, Scores
+from coolfusion.backends.huggingface.picking import log_softmax, picks
+
+MAX_SNAPSHOTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A model's state after some ids, and the log-probabilities (vocabulary,) of what follows."""
+
+    cache: Any
+    log_probs: torch.Tensor
+
+
+@final
+class SnapshotPasses:
+    """Scores through copies of the model's own cache.
+
+    ``step`` is the most tokens that one pass may add to a state: some recurrent models take
+    only one at a time once they have begun. ``step=0`` keeps no state and recomputes all.
+    """
+
+    def __init__(self, model: Any, step: int | None) -> None:
+        self._model = model
+        self._step = step
+        self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
+        names = inspect.signature(model.forward).parameters
+        self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        """Answer queries in order, those with the same prefix together."""
+        answers: dict[int, Scores] = {}
+        for prefix in dict.fromkeys(query.prefix for query in queries):
+            indices = [index for index, query in enumerate(queries) if query.prefix == prefix]
+            for index, scores in zip(
+                indices, self._score([queries[i] for i in indices]), strict=True
+            ):
+                answers[index] = scores
+        return [answers[index] for index in range(len(queries))]
+
+    def _score(self, queries: Sequence[Query]) -> list[Scores]:
+        snapshot, num_forwarded, num_passes = self._advance(queries[0].prefix)
+        longest = max(len(query.continuation) for query in queries)
+        after = None
+        if longest:
+            padded = [
+                query.continuation + (0,) * (longest - len(query.continuation)) for query in queries
+            ]
+            after = log_softmax_rows(
+                self._feed_copies(queries[0].prefix, snapshot, padded), queries
+            )
+            num_forwarded += sum(len(query.continuation) for query in queries)
+            num_passes += 1 if self._step is None else longest
+        scores = []
+        for index, query in enumerate(queries):
+            rows = [snapshot.log_probs[None]] + ([] if after is None else [after[index]])
+            log_probs = torch.cat(rows)[: len(query.continuation) + 1]
+            positions = [len(query.prefix) + i for i in range(len(log_probs))]
+            found = picks(log_probs, query.sampling, query.watch, positions)
+            own = log_probs[list(range(len(query.continuation))), list(query.continuation)].clamp(
+                max=0.0
+            )
+            scores.append(
+                Scores(
+                    tuple(own.tolist()),
+                    tuple(pick.token for pick in found),
+                    tuple(pick.log_prob for pick in found),
+                    tuple(pick.watched for pick in found),
+                    num_forwarded=0 if index else num_forwarded,
+                    num_passes=0 if index else num_passes,
+                )
+            )
+        return scores
+
+    def _advance(self, prefix: tuple[int, ...]) -> tuple[Snapshot, int, int]:
+        """The state after ``prefix``, with the tokens and passes it took to get there."""
+        if prefix in self._snapshots:
+            self._snapshots.move_to_end(prefix)
+            return self._snapshots[prefix], 0, 0
+        known = [ids for ids in self._snapshots if prefix[: len(ids)] == ids]
+        start = max(known, key=len, default=())
+        cache = copy.deepcopy(self._snapshots[start].cache) if start and self._step != 0 else None
+        todo = prefix[len(start) :] if cache is not None else prefix
+        cache, logits, num_passes = self._feed(cache, [todo])
+        snapshot = Snapshot(cache, log_softmax(logits[0, -1:])[0])
+        self._snapshots[prefix] = snapshot
+        while len(self._snapshots) > MAX_SNAPSHOTS:
+            self._snapshots.popitem(last=False)
+        return snapshot, len(todo), num_passes
+
+    def _feed_copies(
+        self, prefix: tuple[int, ...], snapshot: Snapshot, padded: Sequence[tuple[int, ...]]
+    ) -> torch.Tensor:
+        """Logits (rows, tokens, vocabulary) of several continuations of one state."""
+        if self._step == 0:
+            whole = [prefix + ids for ids in padded]
+            return self._feed(None, whole)[1][:, len(prefix) :]
+        cache = copy.deepcopy(snapshot.cache)
+        if len(padded) > 1:
+            cache.reorder_cache(
+                torch.zeros(len(padded), dtype=torch.long, device=self._model.device)
+            )
+        return self._feed(cache, padded)[1]
+
+    def _feed(self, cache: Any, rows: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor, int]:
+        """Run rows of equal length through the model, a piece at a time where it must be."""
+        ids = torch.tensor([list(row) for row in rows], device=self._model.device)
+        width = ids.shape[1] if cache is None or not self._step else self._step
+        logits = []
+        with torch.inference_mode():
+            for piece in ids.split(width, dim=1):
+                output = self._model(
+                    input_ids=piece, use_cache=self._step != 0, **{self._cache_name: cache}
+                )
+                cache = getattr(output, self._cache_name) if self._step != 0 else None
+                logits.append(output.logits)
+        return cache, torch.cat(logits, dim=1), len(logits)
+
+
+def log_softmax_rows(logits: torch.Tensor, queries: Sequence[Query]) -> list[torch.Tensor]:
+    """Log-probabilities of each query's own positions, padding left out."""
+    return [
+        log_softmax(rows[: len(query.continuation)])
+        for rows, query in zip(logits, queries, strict=True)
+    ]

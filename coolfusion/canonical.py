@@ -1,0 +1,76 @@
+"""The canonical encoding of a response, extended over a bounded window of recent text.
+
+A source's ids for a response are ``tokenizer.encode(response)`` and nothing else: they do
+not depend on who wrote which segment, on caches or on speculation. Encoding it all again
+for every segment would be quadratic, so ids before a settled position are kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import regex
+
+from coolfusion.tokenizer import Tokenizer
+
+WINDOW = 48  # characters that must follow a position before it may be settled
+_WORD_START = regex.compile(r"(?<=\S)(?=\s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """``ids`` of a text; the first ``num_settled`` can no longer change, ``tail`` is the rest."""
+
+    ids: tuple[int, ...] = ()
+    num_settled: int = 0
+    tail: str = ""
+
+
+def extend(canonical: Canonical, text: str, tokenizer: Tokenizer) -> Canonical:
+    """Append ``text``; the result's ids equal those of encoding the whole text at once."""
+    tail = canonical.tail + text
+    ids = canonical.ids[: canonical.num_settled] + tokenizer.encode(tail)
+    if len(tail) <= 2 * WINDOW:
+        return Canonical(ids, canonical.num_settled, tail)
+    cut = _settling_cut(tail, tokenizer)
+    if cut is None:
+        return Canonical(ids, canonical.num_settled, tail)
+    num_settled = canonical.num_settled + len(tokenizer.encode(tail[:cut]))
+    return Canonical(ids, num_settled, tail[cut:])
+
+
+def splits(left: str, right: str, tokenizer: Tokenizer) -> bool:
+    """Whether encoding the two sides apart gives the same ids as encoding them together."""
+    return tokenizer.encode(left) + tokenizer.encode(right) == tokenizer.encode(left + right)
+
+
+def common_length(left: Canonical, right: Canonical) -> int:
+    """Length of the longest common prefix of the ids of a text and of its extension."""
+    start = min(left.num_settled, right.num_settled)
+    end = min(len(left.ids), len(right.ids))
+    for position in range(start, end):
+        if left.ids[position] != right.ids[position]:
+            return position
+    return end
+
+
+def _settling_cut(tail: str, tokenizer: Tokenizer) -> int | None:
+    """The last safe position with a full window of text behind it.
+
+    Word starts are tried first. A text without any (a script without spaces, a long number)
+    is settled between characters, with twice the distance from both ends.
+    """
+    starts: list[int] = [
+        match.start() for match in _WORD_START.finditer(tail, 1, len(tail) - WINDOW)
+    ]
+    for cut in reversed(starts[-8:]):
+        if splits(tail[:cut], tail[cut:], tokenizer):
+            return cut
+    if not starts and len(tail) > 6 * WINDOW:
+        edges: list[int] = [m.start() for m in regex.finditer(r"\X", tail[: -2 * WINDOW])][
+            2 * WINDOW :
+        ]
+        for cut in reversed(edges[-8:]):
+            if splits(tail[:cut], tail[cut:], tokenizer):
+                return cut
+    return None

@@ -1,0 +1,58 @@
+"""Everything coolfusion raises on purpose, as one tree.
+
+    CoolfusionError
+    ├── UsageError            the caller asked for something that cannot be done; exit code 2
+    │   ├── LossyTokenizerError   a tokenizer cannot reproduce text
+    │   ├── PromptError           a prompt is empty, too long or of the wrong kind
+    │   └── LoadError             a model folder cannot be used
+    └── SourceError           a source failed while it was decoding
+        ├── NonFiniteError        its model returned NaN or infinity
+        └── ContextLengthError    its context window is full
+
+Messages say what was wrong with its value, why it matters and what to do about it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coolfusion.types import Generation
+
+
+class CoolfusionError(Exception):
+    """Base of every error the package raises on purpose."""
+
+
+class UsageError(CoolfusionError, ValueError):
+    """What was asked for cannot be done as asked; nothing has been changed."""
+
+
+class LossyTokenizerError(UsageError):
+    """A tokenizer turned text into ids from which the text cannot be had back."""
+
+
+class PromptError(UsageError):
+    """A prompt cannot be given to a source."""
+
+
+class LoadError(UsageError):
+    """A model or tokenizer cannot be loaded from where it was said to be."""
+
+
+class SourceError(CoolfusionError, RuntimeError):
+    """A source failed during a response.
+
+    ``generation`` holds what had been committed by then, or None where the failure came
+    before a response was started.
+    """
+
+    generation: Generation | None = None
+
+
+class NonFiniteError(SourceError):
+    """A model returned NaN or infinity where a log-probability was needed."""
+
+
+class ContextLengthError(SourceError):
+    """A query does not fit into the model's context window."""

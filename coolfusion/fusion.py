@@ -1,0 +1,145 @@
+"""The front door: several models that answer as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from coolfusion.backend import Sampling
+from coolfusion.boundaries import Boundary
+from coolfusion.builtin import builtin_paths
+from coolfusion.decoder import Decoder
+from coolfusion.errors import UsageError
+from coolfusion.recipe import Recipe, Request, make_recipe
+from coolfusion.reranking import Reranker
+from coolfusion.sources import Source, check_names
+from coolfusion.tokenizer import Prompt
+from coolfusion.types import Generation, Step
+
+Progress = Callable[[str, int, int], None]
+
+
+@final
+class FusionModel:
+    """Sources and a recipe, with the methods people know from ``transformers``.
+
+    A prompt is a string, continued as it stands, or a list of chat messages, which every
+    source reads through its own chat template.
+    """
+
+    def __init__(self, sources: Sequence[Source], recipe: Recipe | None = None) -> None:
+        self.decoder = Decoder(sources, recipe)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources, in the order in which ties are broken."""
+        return self.decoder.sources
+
+    @property
+    def has_chat_templates(self) -> bool:
+        """Whether every source can be given chat messages."""
+        return all(getattr(s.tokenizer, "has_chat_template", True) for s in self.sources)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        models: Sequence[str | Path] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        preset: str = "default",
+        reranker: str | Reranker | None = None,
+        weights: Mapping[str, float] | Sequence[float] | None = None,
+        lead: str | None = None,
+        boundary: str | Boundary | None = None,
+        device: str | Sequence[str] | None = None,
+        dtype: str | Sequence[str] | None = None,
+        trust_remote_code: bool = False,
+        lossy_ok: bool = False,
+        model_options: dict[str, Any] | None = None,
+        progress: Progress | None = None,
+    ) -> FusionModel:
+        """Load sources from folders or hub ids; with no models named, the built-in ones.
+
+        ``names`` label the sources (default: the last part of each path). ``preset`` is
+        "default" or "paper"; ``reranker``, ``weights`` (by name or in order), ``lead`` and
+        ``boundary`` replace parts of it. ``device`` and ``dtype`` hold for all sources or are
+        given one each. ``progress`` is called with (name, how many are loaded, of how many).
+        Raises ``UsageError`` for anything that cannot be done as asked.
+        """
+        paths = list(builtin_paths() if models is None else models)
+        labels = list(names) if names is not None else [Path(str(path)).name for path in paths]
+        if len(labels) != len(paths):
+            raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
+        check_names(labels)
+        if weights is not None and not isinstance(weights, Mapping):
+            weights = dict(zip(labels, _each(weights, len(paths), "weights"), strict=True))
+        recipe = make_recipe(
+            preset, reranker=reranker, weights=weights, lead_source=lead, boundary=boundary
+        )
+        for named in [*(weights or {}), *([lead] if lead else [])]:
+            if named not in labels:
+                raise UsageError(f'There is no source "{named}". The sources are {labels}.')
+        devices, dtypes = _each(device, len(paths), "device"), _each(dtype, len(paths), "dtype")
+        from coolfusion.backends.huggingface import load_source
+
+        sources = []
+        for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
+            if progress is not None:
+                progress(label, number, len(paths))
+            sources.append(
+                load_source(
+                    path,
+                    label,
+                    device=devices[number],
+                    dtype=dtypes[number],
+                    trust_remote_code=trust_remote_code,
+                    lossy_ok=lossy_ok,
+                    model_options=model_options,
+                )
+            )
+        if progress is not None:
+            progress("", len(paths), len(paths))
+        return cls(sources, recipe)
+
+    def generate(self, prompt: Prompt, **settings: Any) -> Generation:
+        """One response. ``settings`` are those of ``request``."""
+        return self.decoder.generate(prompt, request(**settings))
+
+    def stream(self, prompt: Prompt, **settings: Any) -> Iterator[Step]:
+        """Steps as they are committed; their ``text``s join to the response."""
+        return self.decoder.stream(prompt, request(**settings))
+
+    def generate_batch(self, prompts: Sequence[Prompt], **settings: Any) -> list[Generation]:
+        """One response per prompt, each the same as ``generate`` would give."""
+        return self.decoder.generate_batch(prompts, request(**settings))
+
+
+def request(
+    *,
+    max_new_tokens: int = 256,
+    stop: str | Sequence[str] = (),
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    max_segment_tokens: int | None = None,
+    on_source_error: str = "drop",
+) -> Request:
+    """A ``Request`` from the keyword arguments that generation methods take."""
+    return Request(
+        max_new_tokens=max_new_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        sampling=Sampling(temperature, top_k, top_p, seed),
+        max_segment_tokens=max_segment_tokens,
+        on_source_error=on_source_error,
+    )
+
+
+def _each(value: Any, count: int, what: str) -> list[Any]:
+    """One value per source from a single value or a sequence of them."""
+    if value is None or isinstance(value, str):
+        return [value] * count
+    if len(value) != count:
+        raise UsageError(f"{what} has {len(value)} entries for {count} models. Give one each.")
+    return list(value)

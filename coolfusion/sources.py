@@ -1,0 +1,57 @@
+"""A source: a named model with its tokenizer, and what happens when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from coolfusion.backend import Backend
+from coolfusion.errors import SourceError, UsageError
+from coolfusion.tokenizer import Tokenizer
+
+Row = TypeVar("Row")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One model that takes part in a fusion; ``name`` labels it in every trace."""
+
+    name: str
+    tokenizer: Tokenizer
+    backend: Backend
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ``UsageError`` unless there is at least one name and all are distinct."""
+    if not names:
+        raise UsageError("There is no source to decode with. Name at least one model.")
+    if len(set(names)) != len(names):
+        raise UsageError(
+            f"Sources must have distinct names, got {list(names)}. Names label the columns of every trace."
+        )
+
+
+def isolated(
+    call: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]
+) -> list[Answer | SourceError]:
+    """Answers to a batch of rows, in which a failing row fails alone.
+
+    Calls have value semantics, so a batch that fails is simply asked again row by row.
+    """
+    try:
+        return list(call(rows))
+    except Exception as error:
+        if len(rows) == 1:
+            return [as_source_error(error)]
+    return [answer for row in rows for answer in isolated(call, [row])]
+
+
+def as_source_error(error: Exception) -> SourceError:
+    """The error itself if it is a source's, else one that carries its type and message."""
+    if isinstance(error, SourceError):
+        return error
+    wrapped = SourceError(f"{type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

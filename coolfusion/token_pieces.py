@@ -1,0 +1,124 @@
+"""The bytes each token stands for, read from the decoder a tokenizer declares.
+
+Decoding with ``tokenizer.decode`` strips spaces, joins half characters and, for tokenizers
+whose added tokens bypass the byte alphabet, returns the wrong text. A table of bytes per
+token has none of these faults and can be joined in any order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import regex
+import tokenizers
+
+from coolfusion.errors import LoadError
+
+Stage = Callable[[bytes], bytes]
+_BYTE_TOKEN = regex.compile(rb"<0x([0-9A-Fa-f]{2})>")
+
+
+def token_pieces(tokenizer: tokenizers.Tokenizer) -> dict[int, bytes | None]:
+    """Map every id to its bytes, special tokens to None.
+
+    Raises ``LoadError`` for a decoder whose tokens have no bytes of their own.
+    """
+    spec = json.loads(tokenizer.to_str())
+    stages = _stages(spec.get("decoder"))
+    pieces: dict[int, bytes | None] = {}
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
+        piece = token.encode("utf-8")
+        for stage in stages:
+            piece = stage(piece)
+        pieces[token_id] = piece
+    for added in spec.get("added_tokens", ()):
+        pieces[added["id"]] = None if added["special"] else added["content"].encode("utf-8")
+    unknown = spec["model"].get("unk_token")
+    if unknown is None and spec["model"].get("unk_id") is not None:
+        unknown = spec["model"]["vocab"][spec["model"]["unk_id"]][0]
+    unknown_id = None if unknown is None else tokenizer.token_to_id(unknown)
+    if unknown_id is not None:
+        pieces[unknown_id] = None
+    return pieces
+
+
+def _stages(decoder: Mapping[str, Any] | None) -> list[Stage]:
+    if decoder is None:
+        return [lambda piece: b" " + piece]
+    kind = decoder["type"]
+    if kind == "Sequence":
+        return [stage for part in decoder["decoders"] for stage in _stages(part)]
+    if kind not in _STAGE_OF:
+        raise LoadError(
+            f"The tokenizer declares a {kind} decoder, whose tokens have no bytes of their own. "
+            f"Known decoders: {', '.join(sorted(_STAGE_OF))}."
+        )
+    return [_STAGE_OF[kind](decoder)]
+
+
+def _byte_level(_: Mapping[str, Any]) -> Stage:
+    """GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 upwards."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = [byte for byte in range(256) if byte not in printable]
+    byte_of = {chr(byte): byte for byte in printable}
+    byte_of |= {chr(256 + offset): byte for offset, byte in enumerate(others)}
+
+    def stage(piece: bytes) -> bytes:
+        text = piece.decode("utf-8")
+        return b"".join(
+            bytes([byte_of[char]]) if char in byte_of else char.encode("utf-8") for char in text
+        )
+
+    return stage
+
+
+def _replace(decoder: Mapping[str, Any]) -> Stage:
+    content = decoder["content"].encode("utf-8")
+    pattern = decoder["pattern"]
+    source = regex.escape(pattern["String"]) if "String" in pattern else pattern["Regex"]
+    compiled = regex.compile(source)
+    return lambda piece: compiled.sub(
+        lambda _: content.decode("utf-8"), piece.decode("utf-8", "surrogateescape")
+    ).encode("utf-8", "surrogateescape")
+
+
+def _byte_fallback(_: Mapping[str, Any]) -> Stage:
+    def stage(piece: bytes) -> bytes:
+        match = _BYTE_TOKEN.fullmatch(piece)
+        return bytes([int(match.group(1), 16)]) if match else piece
+
+    return stage
+
+
+def _metaspace(decoder: Mapping[str, Any]) -> Stage:
+    mark = decoder.get("replacement", "\u2581").encode("utf-8")
+    return lambda piece: piece.replace(mark, b" ")
+
+
+def _word_piece(decoder: Mapping[str, Any]) -> Stage:
+    prefix = decoder.get("prefix", "##").encode("utf-8")
+    return lambda piece: piece[len(prefix) :] if piece.startswith(prefix) else b" " + piece
+
+
+def _suffix(decoder: Mapping[str, Any]) -> Stage:
+    suffix = decoder.get("suffix", "</w>").encode("utf-8")
+    return lambda piece: piece.replace(suffix, b" ")
+
+
+def _identity(_: Mapping[str, Any]) -> Stage:
+    """Fuse and Strip act on a whole text's beginning and end, never in its middle."""
+    return lambda piece: piece
+
+
+_STAGE_OF: dict[str, Callable[[Mapping[str, Any]], Stage]] = {
+    "ByteLevel": _byte_level,
+    "Replace": _replace,
+    "ByteFallback": _byte_fallback,
+    "Metaspace": _metaspace,
+    "WordPiece": _word_piece,
+    "BPEDecoder": _suffix,
+    "Fuse": _identity,
+    "Strip": _identity,
+}

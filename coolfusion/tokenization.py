@@ -1,0 +1,191 @@
+"""The adaptor for Hugging Face tokenizers: exact, in context, and tested when it is made."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import final
+
+import tokenizers
+
+from coolfusion.errors import LossyTokenizerError, PromptError
+from coolfusion.token_pieces import token_pieces
+from coolfusion.tokenizer import Message, Prompt, pieces_text
+
+ChatTemplate = Callable[[Sequence[Message]], str]
+
+# Texts that stand before an encoded one so that no tokenizer takes it for a text's beginning;
+# the first that stays whole is used. An empty one is enough where nothing is invented.
+_ANCHORS = ("", "\x01", "\n", ".", "a", "0")
+_IN_CONTEXT = ("a", " a", "1", "\n", "(", "the", " The")
+_MUST_SURVIVE = {
+    "runs of white space": "one  two   three",
+    "line breaks": "one\ntwo\n\n\tthree\r\n    four",
+    "a leading space": " one",
+    "a trailing space": "one ",
+    "capital letters": "One TWO",
+    "punctuation": "It's (almost) \"done\", isn't it? 1,234.50 [x] {y} <z> a_b #c @d &e *f ~g `h` ^ \\ / |",
+    "accents": "na\u00efve caf\u00e9 \u00c5ngstr\u00f6m",
+    "other scripts": "\u65e5\u672c\u8a9e \u041f\u0440\u0438\u0432\u0435\u0442 \u0645\u0631\u062d\u0628\u0627",
+    "full-width forms": "\uff21\uff11",
+    "emoji": "ok \U0001f44d\U0001f3fd \U0001f469\u200d\U0001f680",
+}
+
+
+@final
+class HuggingFaceTokenizer:
+    """A ``tokenizers.Tokenizer`` seen through the seam of ``coolfusion.tokenizer``.
+
+    ``end_ids`` are all ids that end a response; ``template`` renders chat messages to text
+    (None: raw prompts only). A tokenizer that cannot reproduce text is refused with a
+    ``LossyTokenizerError``, or accepted with ``lossy_ok``; ``losses`` names what it loses.
+    The tokenizer given is never altered.
+    """
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        *,
+        end_ids: Iterable[int] = (),
+        template: ChatTemplate | None = None,
+        lossy_ok: bool = False,
+    ) -> None:
+        self._original = tokenizer
+        self._plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self._plain.encode_special_tokens = True
+        self._template = template
+        self._pieces = token_pieces(self._plain)
+        self.end_ids = frozenset(end_ids)
+        self._anchors = self._choose_anchors()
+        self.encode = lru_cache(maxsize=4096)(self._encode)
+        self.losses = self._find_losses()
+        if self.losses and not lossy_ok:
+            raise LossyTokenizerError(
+                f"This tokenizer loses {'; '.join(self.losses)}. Fused text would be altered by "
+                "it. Leave this source out, or pass lossy_ok=True to use it all the same."
+            )
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chat messages can be given to this tokenizer."""
+        return self._template is not None
+
+    def piece(self, token_id: int) -> bytes | None:
+        """The bytes a token adds to a text; None for a control token or an unused id."""
+        return self._pieces.get(token_id)
+
+    def encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+        """Ids of a raw prompt, or of chat messages through the chat template.
+
+        Special tokens come from the tokenizer's own rule for a raw prompt and from the
+        template for messages; those typed inside a prompt stay text.
+        """
+        if isinstance(prompt, str):
+            return self._encode_raw(prompt)
+        return self._encode_chat(list(prompt))
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        for anchor, anchor_ids in self._anchors:
+            ids = self._ids(anchor + text)
+            if ids[: len(anchor_ids)] == anchor_ids:
+                return ids[len(anchor_ids) :]
+        return self._ids(text)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _encode_raw(self, prompt: str) -> tuple[int, ...]:
+        if not prompt:
+            raise PromptError(
+                "The prompt is empty, so there is nothing to continue. Give some text."
+            )
+        encoding = self._plain.encode(prompt, add_special_tokens=True)
+        ids = list(encoding.ids)
+        mask = encoding.special_tokens_mask
+        # A rule that closes every text with an end token would end the prompt before it began.
+        while ids and mask[len(ids) - 1] and ids[-1] in self.end_ids:
+            ids.pop()
+        return tuple(ids)
+
+    def _encode_chat(self, messages: list[Message]) -> tuple[int, ...]:
+        if self._template is None:
+            raise PromptError(
+                "Chat messages were given, but this tokenizer has no chat template to write them "
+                "with. Give a raw prompt (on the command line: --raw) or use an instruction-tuned model."
+            )
+        if not any(message["content"] for message in messages):
+            raise PromptError("The chat messages are all empty. Give at least one with content.")
+        rendered = self._template(messages)
+        typed = self._typed_specials(rendered, messages)
+        if not typed:
+            return tuple(self._original.encode(rendered, add_special_tokens=False).ids)
+        return self._encode_around(rendered, typed)
+
+    def _specials(self) -> dict[str, int]:
+        added = self._plain.get_added_tokens_decoder()
+        return {token.content: token_id for token_id, token in added.items() if token.special}
+
+    def _typed_specials(self, rendered: str, messages: list[Message]) -> list[tuple[int, int]]:
+        """Spans of ``rendered`` that came from messages, if any of them types a special token."""
+        specials = self._specials()
+        contents = [message["content"].strip() for message in messages]
+        if not any(special in content for special in specials for content in contents):
+            return []
+        spans, position = [], 0
+        for content in contents:
+            start = rendered.find(content, position)
+            if start < 0:
+                raise PromptError(
+                    f"A message contains a special token and the chat template rewrites it: "
+                    f"{content[:60]!r}. The two cannot be told apart; remove the token from the message."
+                )
+            position = start + len(content)
+            spans.append((start, position))
+        return spans
+
+    def _encode_around(self, rendered: str, typed: list[tuple[int, int]]) -> tuple[int, ...]:
+        """Encode a rendered chat, taking special tokens inside ``typed`` spans for text."""
+        ids: list[int] = []
+        start = position = 0
+        specials = self._specials()
+        while position < len(rendered):
+            inside = any(low <= position < high for low, high in typed)
+            special = (
+                ""
+                if inside
+                else max(
+                    (s for s in specials if rendered.startswith(s, position)), key=len, default=""
+                )
+            )
+            if special:
+                ids += [*self._encode(rendered[start:position]), specials[special]]
+                start = position + len(special)
+            position += len(special) or 1
+        return tuple(ids) + self._encode(rendered[start:])
+
+    def _choose_anchors(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Anchors after which a text is encoded as if in mid-text, best first."""
+        chosen = []
+        for anchor in _ANCHORS:
+            anchor_ids = self._ids(anchor)
+            faithful = True
+            for probe in _IN_CONTEXT:
+                ids = self._ids(anchor + probe)
+                rest = ids[len(anchor_ids) :]
+                faithful &= (
+                    ids[: len(anchor_ids)] == anchor_ids and pieces_text(self, rest) == probe
+                )
+            if faithful:
+                chosen.append((anchor, anchor_ids))
+        return chosen
+
+    def _find_losses(self) -> tuple[str, ...]:
+        losses = []
+        for what, probe in _MUST_SURVIVE.items():
+            got = pieces_text(self, self._encode(probe))
+            if got not in (probe, unicodedata.normalize("NFC", probe)):
+                losses.append(f"{what} ({probe[:24]!r} became {got[:24]!r})")
+        return tuple(losses)

@@ -1,0 +1,153 @@
+"""Traces: responses as JSON lines, written while they happen and read back as equal objects.
+
+A response is a "start" line, one "step" line per step, and an "end" line. A trace that was
+cut off reads as a response that was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from typing import IO, Any, final
+
+from coolfusion.errors import UsageError
+from coolfusion.types import Absence, Candidate, Generation, Step, StopReason, Usage
+
+
+@final
+class TraceWriter:
+    """Writes one response after another to an open text file, a line at a time."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def start(self, sources: Iterable[str], prompt: object) -> None:
+        """Open a response; ``prompt`` is what it answers."""
+        self._write({"kind": "start", "sources": list(sources), "prompt": prompt})
+
+    def step(self, step: Step) -> None:
+        """Record one step."""
+        self._write({"kind": "step", **step_to_dict(step)})
+
+    def end(self, generation: Generation) -> None:
+        """Close the response."""
+        self._write(
+            {
+                "kind": "end",
+                "stop_reason": generation.stop_reason.value,
+                "stop_string": generation.stop_string,
+                "text": generation.text,
+            }
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def write_trace(
+    path: str | PathLike[str], generations: Iterable[Generation], prompt: object = None
+) -> None:
+    """Write whole responses to ``path``, replacing what was there."""
+    with open(path, "w", encoding="utf-8") as file:
+        writer = TraceWriter(file)
+        for generation in generations:
+            writer.start(generation.sources, prompt)
+            for step in generation.steps:
+                writer.step(step)
+            writer.end(generation)
+
+
+def read_trace(path: str | PathLike[str]) -> list[Generation]:
+    """Responses recorded in a trace. Raises ``UsageError`` for a file that is not one."""
+    with open(path, encoding="utf-8") as file:
+        return list(_generations(file, str(path)))
+
+
+def step_to_dict(step: Step) -> dict[str, Any]:
+    """A step as JSON-ready data; numbers that JSON lacks become null."""
+    plain: dict[str, Any] = _plain(dataclasses.asdict(step))
+    return plain
+
+
+def step_from_dict(record: dict[str, Any]) -> Step:
+    """The inverse of ``step_to_dict``."""
+    return Step(
+        **{
+            **record,
+            "sources": tuple(record["sources"]),
+            "candidates": tuple(_candidate(entry) for entry in record["candidates"]),
+            "log_end": _numbers(record["log_end"]),
+            "withdrawn": tuple(Absence(**entry) for entry in record["withdrawn"]),
+            "dropped": tuple(Absence(**entry) for entry in record["dropped"]),
+            "usage": tuple(Usage(**entry) for entry in record["usage"]),
+        }
+    )
+
+
+def _candidate(record: dict[str, Any]) -> Candidate:
+    num_tokens = record["num_tokens"]
+    return Candidate(
+        record["text"],
+        record["ends"],
+        tuple(record["drafters"]),
+        _numbers(record["log_likelihoods"]),
+        None if num_tokens is None else tuple(num_tokens),
+        None if record["cost"] is None else _number(record["cost"]),
+    )
+
+
+def _numbers(values: list[Any] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(_number(value) for value in values)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with infinities as strings and NaN as null, which strict JSON can hold."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _generations(lines: Iterable[str], path: str) -> Iterator[Generation]:
+    sources: tuple[str, ...] | None = None
+    steps: list[Step] = []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            break  # the last line was being written when the program died
+        try:
+            record = json.loads(line)
+            kind = record.pop("kind")
+            if kind == "start":
+                if sources is not None:
+                    yield _interrupted(sources, steps)
+                sources, steps = tuple(record["sources"]), []
+            elif kind == "step":
+                steps.append(step_from_dict(record))
+            elif kind == "end" and sources is not None:
+                reason = StopReason(record["stop_reason"])
+                yield Generation(
+                    record["text"], reason, record["stop_string"], sources, tuple(steps)
+                )
+                sources, steps = None, []
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{path} is not a trace: line {number} cannot be read ({error})."
+            ) from error
+    if sources is not None:
+        yield _interrupted(sources, steps)
+
+
+def _interrupted(sources: tuple[str, ...], steps: list[Step]) -> Generation:
+    text = "".join(step.text for step in steps)
+    return Generation(text, StopReason.INTERRUPTED, None, sources, tuple(steps))

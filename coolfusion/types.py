@@ -1,0 +1,173 @@
+"""The records that describe a response: candidates, steps and whole generations.
+
+Positions in tuples are aligned: entry ``k`` of a per-source tuple belongs to
+``sources[k]`` of the step that holds it. Log-quantities are natural logarithms (nats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class StopReason(str, Enum):
+    """Why a response is over; ``sentence`` says it to a reader."""
+
+    END = "end"
+    LENGTH = "length"
+    STOP_STRING = "stop_string"
+    CONTEXT_LENGTH = "context_length"
+    NO_DRAFT = "no_draft"
+    SOURCES_FAILED = "sources_failed"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def sentence(self) -> str:
+        """One sentence for people."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    StopReason.END: "The sources ended the text.",
+    StopReason.LENGTH: "The limit of new tokens was reached.",
+    StopReason.STOP_STRING: "A stop string appeared.",
+    StopReason.CONTEXT_LENGTH: "No source has room left in its context window.",
+    StopReason.NO_DRAFT: "No source could continue the text.",
+    StopReason.SOURCES_FAILED: "Every source failed.",
+    StopReason.INTERRUPTED: "The caller stopped asking for more.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one source spent. All counts are tokens, except ``num_passes``.
+
+    ``num_drafted`` and ``num_scored`` say what the algorithm asked for, ``num_forwarded``
+    and ``num_passes`` what the model really computed; caching makes the second pair smaller.
+    """
+
+    num_drafted: int = 0
+    num_scored: int = 0
+    num_forwarded: int = 0
+    num_passes: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.num_drafted + other.num_drafted,
+            self.num_scored + other.num_scored,
+            self.num_forwarded + other.num_forwarded,
+            self.num_passes + other.num_passes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One distinct segment in a contest.
+
+    ``log_likelihoods`` (nats) and ``num_tokens`` have one entry per source of the step, and
+    are None where there was no contest; ``cost`` is the reranker's verdict, lower is better.
+    """
+
+    text: str
+    ends: bool
+    drafters: tuple[str, ...]
+    log_likelihoods: tuple[float, ...] | None = None
+    num_tokens: tuple[int, ...] | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A source that offered no candidate in a step, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn of the fusion loop.
+
+    ``segment`` is what was committed; ``text`` is what may be shown now. They differ only
+    where a stop string might be forming, and the texts of all steps join to the response.
+    ``winner`` indexes ``candidates``; it is None when nothing was committed. ``log_end`` has,
+    per source, the log-probability (nats) that the text ends here, where that was asked.
+    """
+
+    index: int
+    text: str
+    segment: str
+    sources: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    winner: int | None
+    ends: bool
+    log_end: tuple[float, ...] | None
+    withdrawn: tuple[Absence, ...]
+    dropped: tuple[Absence, ...]
+    usage: tuple[Usage, ...]
+    seconds: float
+
+    @property
+    def drafters(self) -> tuple[str, ...]:
+        """Names of the sources that wrote the committed segment."""
+        return () if self.winner is None else self.candidates[self.winner].drafters
+
+    @property
+    def contested(self) -> bool:
+        """Whether distinct candidates were scored against each other."""
+        return len(self.candidates) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a response cost, in total and per source."""
+
+    seconds: float
+    num_steps: int
+    num_contested: int
+    usage: dict[str, Usage]
+    wins: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A response, how it came about, and why it stopped."""
+
+    text: str
+    stop_reason: StopReason
+    stop_string: str | None
+    sources: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One sentence for each source that was dropped on the way."""
+        return tuple(
+            f'Source "{gone.source}" was dropped at step {step.index}: {gone.reason}'
+            for step in self.steps
+            for gone in step.dropped
+        )
+
+    @property
+    def stats(self) -> Stats:
+        """Sums over the steps."""
+        return summarize(self.sources, self.steps)
+
+
+def summarize(sources: Sequence[str], steps: Sequence[Step]) -> Stats:
+    """Sum the costs of ``steps`` for each of ``sources``; drafters of a winner share the win."""
+    usage = {name: Usage() for name in sources}
+    wins = dict.fromkeys(sources, 0)
+    for step in steps:
+        for name, spent in zip(step.sources, step.usage, strict=True):
+            usage[name] += spent
+        for name in step.drafters:
+            wins[name] += 1
+    return Stats(
+        seconds=sum(step.seconds for step in steps),
+        num_steps=len(steps),
+        num_contested=sum(step.contested for step in steps),
+        usage=usage,
+        wins=wins,
+    )

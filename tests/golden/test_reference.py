@@ -1,0 +1,122 @@
+"""The package gives what the naive algorithm gives: segments, winners and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coolfusion import Decoder, Request, Source
+from coolfusion.backend import Query
+from coolfusion.boundaries import words
+from coolfusion.builtin import builtin_paths
+from coolfusion.recipe import PRESETS
+from coolfusion.testing.toys import toy_source
+from tests.reference import Voice, fuse
+
+FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
+TEXTS = (
+    "Tom has 3 apples. He eats 1 apple.\nNow Tom has 2 apples left.",
+    "Ann has 5 pears. She buys 2 pears.\n\nNow Ann has 7 pears in all.",
+    "The cat sat on the mat.\n    The dog sat on the cat.",
+    "Tom sat on the mat. Ann has 12 apples.\n\nThe cat eats 1 pear.",
+)
+NUM_STEPS = 12
+
+
+def voice_of(source: Source, prompt: str, log_probs: Callable[[tuple[int, ...]], np.ndarray]) -> Voice:
+    """What the reference may know of a source: its tokenizer's tables and plain distributions."""
+
+    def decode(ids: tuple[int, ...]) -> str | None:
+        joined = b"".join(source.tokenizer.piece(token) or b"" for token in ids)
+        try:
+            return joined.decode()
+        except UnicodeDecodeError as error:
+            return joined[: error.start].decode() or None
+
+    return Voice(
+        source.tokenizer.encode_prompt(prompt), source.tokenizer.encode, decode, log_probs, source.tokenizer.end_ids
+    )
+
+
+def by_backend(source: Source) -> Callable[[tuple[int, ...]], np.ndarray]:
+    """The distribution after some ids, asked of an n-gram backend one token at a time."""
+    memo: dict[tuple[int, ...], np.ndarray] = {}
+
+    def log_probs(ids: tuple[int, ...]) -> np.ndarray:
+        if ids not in memo:
+            queries = [Query(ids, (token,)) for token in range(source.backend.vocab_size)]
+            memo[ids] = np.array([scores.log_probs[0] for scores in source.backend.score(queries)])
+        return memo[ids]
+
+    return log_probs
+
+
+def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset: str) -> None:
+    """Compare the package with the reference until a choice is too close to call."""
+    wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=NUM_STEPS)
+    decoder = Decoder(sources, PRESETS[preset])
+    state = decoder.start(prompt, Request(max_new_tokens=2000, max_segment_tokens=1000))
+    for segment, costs in wanted:
+        assert state.stop_reason is None
+        state, step = decoder.step(state)
+        if len(costs) > 1:
+            assert [candidate.cost for candidate in step.candidates] == pytest.approx(costs, rel=1e-4, abs=1e-5)
+            first, second = sorted(costs)[:2]
+            if second - first < 1e-3:
+                return
+        assert step.segment == segment
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@settings(max_examples=8)
+@given(
+    families=st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3, unique=True),
+    shares=st.lists(st.sets(st.integers(0, len(TEXTS) - 1), min_size=2), min_size=3, max_size=3),
+    prompt=st.sampled_from(["Tom has", "The cat", "Ann"]),
+)
+def test_ngram_sources(preset: str, families: list[str], shares: list[set[int]], prompt: str) -> None:
+    sources = [
+        toy_source(family, [TEXTS[i] for i in sorted(share)], family=family, order=3, vocab_size=300)
+        for family, share in zip(families, shares, strict=False)
+    ]
+    voices = [voice_of(source, prompt, by_backend(source)) for source in sources]
+    assert_equal(sources, voices, prompt, preset)
+
+
+@pytest.fixture(scope="module")
+def builtin() -> list[tuple[Source, Callable[[tuple[int, ...]], np.ndarray]]]:
+    """The built-in sources beside plain, cache-free forward passes of their models."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from coolfusion.backends.huggingface import load_source
+
+    def plain(path: Path) -> Callable[[tuple[int, ...]], np.ndarray]:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        memo: dict[tuple[int, ...], np.ndarray] = {}
+
+        def log_probs(ids: tuple[int, ...]) -> np.ndarray:
+            if ids not in memo:
+                with torch.inference_mode():
+                    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+                rows = torch.log_softmax(logits.float(), dim=-1).numpy()
+                memo.update((ids[: i + 1], row) for i, row in enumerate(rows))
+            return memo[ids]
+
+        return log_probs
+
+    return [(load_source(path, path.name), plain(path)) for path in builtin_paths()]
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("chosen", [(0,), (0, 1), (2, 1), (0, 1, 2)])
+def test_trained_transformers(builtin, preset: str, chosen: tuple[int, ...]) -> None:
+    prompt = "Question: Mia has 14 plums. She eats 5. How many plums does Mia have left?\nAnswer:"
+    sources = [builtin[index][0] for index in chosen]
+    voices = [voice_of(builtin[index][0], prompt, builtin[index][1]) for index in chosen]
+    assert_equal(sources, voices, prompt, preset)
