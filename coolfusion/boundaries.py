@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import regex
 
+from coolfusion.errors import UsageError
+
 # No-break spaces hold a number together (10 000 km), so they are not places to cut.
 _SPACE = r"[\s--[\u00a0\u2007\u202f]]"
 _WORD_CUT = regex.compile(rf"(?<=\S)(?={_SPACE}+\S)", regex.V1)
@@ -83,7 +85,7 @@ def _sentence_cuts(text: str) -> list[int]:
 def phrases(num_words: int) -> Boundary:
     """Cut at every ``num_words``-th word; ``phrases(1)`` is ``words``."""
     if num_words < 1:
-        raise ValueError(f"phrases({num_words}) has no words to hold. Ask for at least 1.")
+        raise UsageError(f"phrases({num_words}) has no words to hold. Ask for at least 1.")
     return Boundary(
         f"phrases({num_words})",
         lambda text: _word_cuts(text)[num_words - 1 :: num_words],
@@ -94,7 +96,7 @@ def phrases(num_words: int) -> Boundary:
 words = Boundary("words", _word_cuts)
 lines = Boundary("lines", _line_cuts, None)
 sentences = Boundary("sentences", _sentence_cuts, None)
-whole_response = Boundary("whole_response", lambda text: (), None)
+whole_response = Boundary("whole_response", lambda _: (), None)
 
 
 def boundary_named(name: str) -> Boundary:
@@ -104,7 +106,7 @@ def boundary_named(name: str) -> Boundary:
     if counted:
         return phrases(int(counted.group(1)))
     if name not in known:
-        raise ValueError(
+        raise UsageError(
             f'There is no boundary "{name}". Choose one of {", ".join(known)} or phrases(n).'
         )
     return known[name]

@@ -67,19 +67,16 @@ class FusionModel:
         given one each. ``progress`` is called with (name, how many are loaded, of how many).
         Raises ``UsageError`` for anything that cannot be done as asked.
         """
-        paths = list(builtin_paths() if models is None else models)
-        labels = list(names) if names is not None else [Path(str(path)).name for path in paths]
-        if len(labels) != len(paths):
-            raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
-        check_names(labels)
-        if weights is not None and not isinstance(weights, Mapping):
-            weights = dict(zip(labels, _each(weights, len(paths), "weights"), strict=True))
-        recipe = make_recipe(
-            preset, reranker=reranker, weights=weights, lead_source=lead, boundary=boundary
+        paths = list(models or builtin_paths())
+        labels, recipe = check_recipe_options(
+            models,
+            names,
+            preset=preset,
+            reranker=reranker,
+            weights=weights,
+            lead=lead,
+            boundary=boundary,
         )
-        for named in [*(weights or {}), *([lead] if lead else [])]:
-            if named not in labels:
-                raise UsageError(f'There is no source "{named}". The sources are {labels}.')
         devices, dtypes = _each(device, len(paths), "device"), _each(dtype, len(paths), "dtype")
         from coolfusion.backends.huggingface import load_source
 
@@ -113,6 +110,36 @@ class FusionModel:
     def generate_batch(self, prompts: Sequence[Prompt], **settings: Any) -> list[Generation]:
         """One response per prompt, each the same as ``generate`` would give."""
         return self.decoder.generate_batch(prompts, request(**settings))
+
+
+def check_recipe_options(
+    models: Sequence[str | Path] | None,
+    names: Sequence[str] | None,
+    *,
+    preset: str = "default",
+    reranker: str | Reranker | None = None,
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    lead: str | None = None,
+    boundary: str | Boundary | None = None,
+) -> tuple[list[str], Recipe]:
+    """The sources' names and the recipe, checked against each other before anything is loaded."""
+    paths = list(models or builtin_paths())
+    labels = list(names) if names is not None else [Path(str(path)).name for path in paths]
+    if len(labels) != len(paths):
+        raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
+    check_names(labels)
+    if weights is not None and not isinstance(weights, Mapping):
+        weights = dict(zip(labels, _each(weights, len(paths), "weights"), strict=True))
+    for named in [*(weights or {}), *([lead] if lead else [])]:
+        if named not in labels:
+            raise UsageError(f'There is no source "{named}". The sources are {labels}.')
+    missing = [label for label in labels if weights and label not in weights]
+    if missing:
+        raise UsageError(f'There is no weight for source "{missing[0]}". Give one to each.')
+    recipe = make_recipe(
+        preset, reranker=reranker, weights=weights, lead_source=lead, boundary=boundary
+    )
+    return labels, recipe
 
 
 def request(

@@ -1,4 +1,4 @@
-"""The fusion algorithm written naively: no caches, no windows, everything encoded anew.
+"""The fusion algorithm written naively: no caches, no windows, no caps, everything encoded anew.
 
 It imports nothing from the package. ``Voice`` is what it knows of a source.
 """
@@ -21,15 +21,21 @@ class Voice:
 
     def log_likelihood(self, text: str) -> float:
         ids = self.prompt + self.encode(text)
-        return sum(self.log_probs(ids[:i])[ids[i]] for i in range(len(self.prompt), len(ids)))
+        return sum(
+            self.log_probs(ids[:i])[ids[i]] for i in reversed(range(len(self.prompt), len(ids)))
+        )
 
     def log_end(self, text: str) -> float:
-        return float(np.logaddexp.reduce(self.log_probs(self.prompt + self.encode(text))[list(self.ends)]))
+        return float(
+            np.logaddexp.reduce(self.log_probs(self.prompt + self.encode(text))[list(self.ends)])
+        )
 
 
-def draft(voice: Voice, voices: list[Voice], text: str, cuts: Callable[[str], list[int]]) -> tuple[str, bool]:
+def draft(
+    voice: Voice, voices: list[Voice], text: str, cuts: Callable[[str], list[int]]
+) -> tuple[str, bool]:
     tokens: tuple[int, ...] = ()
-    while True:
+    while len(tokens) < 64:
         token = int(voice.log_probs(voice.prompt + voice.encode(text) + tokens).argmax())
         so_far = voice.decode(tokens)
         if token in voice.ends:
@@ -40,11 +46,12 @@ def draft(voice: Voice, voices: list[Voice], text: str, cuts: Callable[[str], li
             left, right = text + written[:cut], written[cut:]
             if all(v.encode(left) + v.encode(right) == v.encode(left + right) for v in voices):
                 return written[:cut], False
+    raise LookupError(f"no cut in {written!r}; caps are not part of the algorithm")
 
 
 def num_new(voice: Voice, text: str, segment: str) -> int:
     old, new = voice.encode(text), voice.encode(text + segment)
-    shared = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
+    shared = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     return len(new) - shared
 
 
@@ -64,8 +71,12 @@ def fuse(
         costs = []
         for segment, ends in drafts if len(drafts) > 1 else []:
             nll = [
-                (voice.log_likelihood(text) - voice.log_likelihood(text + segment)
-                 - ends * voice.log_end(text + segment)) / max(1, num_new(voice, text, segment) + ends)
+                (
+                    voice.log_likelihood(text)
+                    - voice.log_likelihood(text + segment)
+                    - ends * voice.log_end(text + segment)
+                )
+                / max(1, num_new(voice, text, segment) + ends)
                 for voice in voices
             ]
             costs.append(float(np.mean(np.exp(nll) if paper else nll)))

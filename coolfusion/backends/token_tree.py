@@ -8,6 +8,7 @@ This module plans; it never touches a tensor.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Source
-from coolfusion.backend import Query
 from coolfusion.boundaries import words
 from coolfusion.builtin import builtin_paths
 from coolfusion.recipe import PRESETS
@@ -26,9 +25,12 @@ TEXTS = (
     "Tom sat on the mat. Ann has 12 apples.\n\nThe cat eats 1 pear.",
 )
 NUM_STEPS = 12
+ORDER = 3  # of the n-gram models, whose memory is therefore two tokens long
 
 
-def voice_of(source: Source, prompt: str, log_probs: Callable[[tuple[int, ...]], np.ndarray]) -> Voice:
+def voice_of(
+    source: Source, prompt: str, log_probs: Callable[[tuple[int, ...]], np.ndarray]
+) -> Voice:
     """What the reference may know of a source: its tokenizer's tables and plain distributions."""
 
     def decode(ids: tuple[int, ...]) -> str | None:
@@ -39,33 +41,34 @@ def voice_of(source: Source, prompt: str, log_probs: Callable[[tuple[int, ...]],
             return joined[: error.start].decode() or None
 
     return Voice(
-        source.tokenizer.encode_prompt(prompt), source.tokenizer.encode, decode, log_probs, source.tokenizer.end_ids
+        source.tokenizer.encode_prompt(prompt),
+        source.tokenizer.encode,
+        decode,
+        log_probs,
+        source.tokenizer.end_ids,
     )
 
 
 def by_backend(source: Source) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """The distribution after some ids, asked of an n-gram backend one token at a time."""
-    memo: dict[tuple[int, ...], np.ndarray] = {}
-
-    def log_probs(ids: tuple[int, ...]) -> np.ndarray:
-        if ids not in memo:
-            queries = [Query(ids, (token,)) for token in range(source.backend.vocab_size)]
-            memo[ids] = np.array([scores.log_probs[0] for scores in source.backend.score(queries)])
-        return memo[ids]
-
-    return log_probs
+    """The n-gram model's own distribution after some ids, without the seam in between."""
+    return lambda ids: source.backend._log_distribution(ids[1 - ORDER :])
 
 
 def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset: str) -> None:
     """Compare the package with the reference until a choice is too close to call."""
-    wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=NUM_STEPS)
+    try:
+        wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=NUM_STEPS)
+    except LookupError:  # a source babbles on without a word's end, where caps would decide
+        reject()
     decoder = Decoder(sources, PRESETS[preset])
     state = decoder.start(prompt, Request(max_new_tokens=2000, max_segment_tokens=1000))
     for segment, costs in wanted:
         assert state.stop_reason is None
         state, step = decoder.step(state)
         if len(costs) > 1:
-            assert [candidate.cost for candidate in step.candidates] == pytest.approx(costs, rel=1e-4, abs=1e-5)
+            assert [candidate.cost for candidate in step.candidates] == pytest.approx(
+                costs, rel=1e-4, abs=1e-5
+            )
             first, second = sorted(costs)[:2]
             if second - first < 1e-3:
                 return
@@ -73,15 +76,19 @@ def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-@settings(max_examples=8)
+@settings(max_examples=20, deadline=None)
 @given(
     families=st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3, unique=True),
     shares=st.lists(st.sets(st.integers(0, len(TEXTS) - 1), min_size=2), min_size=3, max_size=3),
     prompt=st.sampled_from(["Tom has", "The cat", "Ann"]),
 )
-def test_ngram_sources(preset: str, families: list[str], shares: list[set[int]], prompt: str) -> None:
+def test_ngram_sources(
+    preset: str, families: list[str], shares: list[set[int]], prompt: str
+) -> None:
     sources = [
-        toy_source(family, [TEXTS[i] for i in sorted(share)], family=family, order=3, vocab_size=300)
+        toy_source(
+            family, [TEXTS[i] for i in sorted(share)], family=family, order=ORDER, vocab_size=300
+        )
         for family, share in zip(families, shares, strict=False)
     ]
     voices = [voice_of(source, prompt, by_backend(source)) for source in sources]

@@ -1,0 +1,149 @@
+"""Does fusing the built-in sources solve more word problems than the best of them alone?
+
+Bad news would be a default below the best source, or below another reranker by more than its
+interval. The rows to choose a default by come from the dev split (``--split dev``); the test
+split, looked at once, is the default.
+
+    python -m benchmarks.quality [--split dev] [--count 400]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks._results import finish, table, with_interval
+from benchmarks.word_problems import Problem, extract_answer, generate
+from coolfusion.backends.huggingface import load_source
+from coolfusion.builtin import builtin_paths
+from coolfusion.decoder import Decoder
+from coolfusion.ending import END_RULES
+from coolfusion.recipe import PRESETS, Recipe, Request
+from coolfusion.reranking import RERANKERS, lead, without_outliers
+from coolfusion.sources import Source
+from coolfusion.types import Generation
+
+SEEDS = {"dev": 2, "test": 3}
+
+
+@dataclass(frozen=True)
+class System:
+    """Sources and a recipe that are measured as one row."""
+
+    name: str
+    sources: Sequence[Source]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a system did on a list of problems."""
+
+    right: list[bool]
+    generations: list[Generation]
+    seconds: float
+
+
+def systems(sources: Sequence[Source], split: str) -> list[System]:
+    """Every source alone and every preset; on dev also all rerankers and end rules."""
+    rows = [System(source.name, [source], Recipe()) for source in sources]
+    for first in range(len(sources)):
+        for second in range(first + 1, len(sources)):
+            pair = [sources[first], sources[second]]
+            rows.append(System(" + ".join(s.name for s in pair), pair, PRESETS["default"]))
+    rows += [
+        System(f"all three, {name} preset", sources, recipe) for name, recipe in PRESETS.items()
+    ]
+    if split == "dev":
+        judges = {**RERANKERS, "lead groups": lead("groups")}
+        judges["mean_nll without outliers"] = without_outliers(RERANKERS["mean_nll"])
+        rows += [
+            System(f"reranker {name}", sources, Recipe(reranker=judge))
+            for name, judge in judges.items()
+        ]
+        rows += [
+            System(f"mean_nll, end by {name}", sources, Recipe(end_rule=rule))
+            for name, rule in END_RULES.items()
+        ]
+    return rows
+
+
+def run(system: System, problems: Sequence[Problem]) -> Result:
+    """Answer every problem as a chat."""
+    begun = time.perf_counter()
+    prompts = [[{"role": "user", "content": problem.question}] for problem in problems]
+    generations = Decoder(system.sources, system.recipe).generate_batch(
+        prompts, Request(max_new_tokens=120)
+    )
+    right = [
+        extract_answer(generation.text) == problem.answer
+        for generation, problem in zip(generations, problems, strict=True)
+    ]
+    return Result(right, generations, time.perf_counter() - begun)
+
+
+def row_of(
+    system: System, result: Result, problems: Sequence[Problem], skills: Sequence[str]
+) -> list[str]:
+    """One table row: overall share with its interval, shares by skill, cost."""
+    by_skill = [
+        [ok for ok, problem in zip(result.right, problems, strict=True) if problem.skill == skill]
+        for skill in skills
+    ]
+    steps = [step for generation in result.generations for step in generation.steps]
+    contested = sum(step.contested for step in steps) / len(steps)
+    return [
+        system.name,
+        with_interval(sum(result.right), len(problems)),
+        *(f"{sum(part) / len(part):.2f}" for part in by_skill),
+        f"{contested:.2f}",
+        f"{result.seconds / len(problems) * 1000:.0f}",
+    ]
+
+
+def oracle(alone: Mapping[str, Result]) -> int:
+    """How many problems at least one source solves."""
+    return sum(
+        any(answers) for answers in zip(*(result.right for result in alone.values()), strict=True)
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Word problems solved by each source and fused.")
+    parser.add_argument("--split", choices=sorted(SEEDS), default="test")
+    parser.add_argument("--count", type=int, default=400)
+    arguments = parser.parse_args()
+    problems = generate(arguments.count, seed=SEEDS[arguments.split], split=arguments.split)
+    skills = sorted({problem.skill for problem in problems})
+    sources = [load_source(path, path.name) for path in builtin_paths()]
+    rows, record, alone = [], {}, {}
+    for system in systems(sources, arguments.split):
+        result = run(system, problems)
+        if len(system.sources) == 1:
+            alone[system.name] = result
+        rows.append(row_of(system, result, problems, skills))
+        record[system.name] = sum(result.right)
+        print(rows[-1], flush=True)
+    rows.append(
+        ["(solved by at least one source)", with_interval(oracle(alone), len(problems))]
+        + [""] * (len(skills) + 2)
+    )
+    heading = f"{len(problems)} {arguments.split} problems, share solved (95 % interval)\n\n"
+    header = ["system", "all", *skills, "contested steps", "ms per answer"]
+    finish(
+        f"quality_{arguments.split}",
+        {
+            "split": arguments.split,
+            "count": len(problems),
+            "solved": record,
+            "solved_by_any": oracle(alone),
+        },
+        heading + table(header, rows),
+    )
+
+
+if __name__ == "__main__":
+    main()

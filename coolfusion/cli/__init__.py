@@ -1,0 +1,52 @@
+"""The ``coolfusion`` command: one module per sub-command, errors turned into messages here.
+
+Exit codes: 0 done, 1 something failed on the way, 2 the caller's mistake, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from coolfusion import __version__
+from coolfusion.cli import generate, inspect
+from coolfusion.errors import CoolfusionError, UsageError
+
+COMMANDS = (generate, inspect)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, complete with every sub-command."""
+    top = argparse.ArgumentParser(
+        prog="coolfusion",
+        description="Fuse language models with different tokenizers as they decode.",
+    )
+    top.add_argument("--version", action="version", version=f"coolfusion {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has said what was wrong, or printed the help
+        return int(stop.code or 0)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader has gone; writing to it again at exit would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("\ncoolfusion: interrupted", file=sys.stderr)
+        return 130
+    except (CoolfusionError, OSError) as error:
+        print(f"coolfusion: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1

@@ -1,0 +1,199 @@
+"""Options that commands share: which models, how to fuse them, how far to go."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TextIO
+
+from coolfusion.errors import UsageError
+
+if TYPE_CHECKING:
+    from coolfusion.fusion import FusionModel
+    from coolfusion.recipe import Request
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options that name and load models."""
+    group = parser.add_argument_group("models")
+    group.add_argument(
+        "-m",
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="folder or hub id of a source; repeat for more (default: the built-in sources)",
+    )
+    group.add_argument("--names", help="comma-separated names of the sources, in order")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ...; comma-separated for one each")
+    group.add_argument(
+        "--dtype", help="auto, float32, bfloat16 or float16; comma-separated for one each"
+    )
+    group.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that comes with a checkpoint"
+    )
+    group.add_argument(
+        "--lossy-ok", action="store_true", help="accept tokenizers that cannot reproduce text"
+    )
+
+
+def add_fusion_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say how sources are fused."""
+    group = parser.add_argument_group("fusion")
+    group.add_argument(
+        "--preset", default="default", help="default, or paper for the published method"
+    )
+    group.add_argument("--reranker", help="mean_nll, mean_perplexity, bits_per_byte or mixture")
+    group.add_argument("--weights", help="weights of the sources: 1,2,1 in order or name=1,name=2")
+    group.add_argument("--lead", metavar="NAME", help="let this source alone judge the candidates")
+    group.add_argument("--boundary", help="words, phrases(n), lines, sentences or whole_response")
+
+
+def add_request_options(parser: argparse.ArgumentParser) -> None:
+    """Options that bound and colour a response."""
+    group = parser.add_argument_group("response")
+    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    group.add_argument(
+        "--max-segment-tokens", type=int, metavar="N", help="cut a draft by force after N tokens"
+    )
+    group.add_argument(
+        "--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)"
+    )
+    group.add_argument("--top-k", type=int, default=0, metavar="K")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
+    )
+    group.add_argument("--on-source-error", choices=("drop", "raise"), default="drop")
+
+
+def load_fusion(arguments: argparse.Namespace) -> FusionModel:
+    """The fusion that the options describe; a terminal is shown how far loading has come."""
+    from coolfusion.fusion import FusionModel, check_recipe_options
+
+    names = split_list(arguments.names)
+    options = {
+        "preset": arguments.preset,
+        "reranker": arguments.reranker,
+        "weights": parse_weights(arguments.weights),
+        "lead": arguments.lead,
+        "boundary": arguments.boundary,
+    }
+    check_recipe_options(arguments.model, names, **options)
+    bar = Progress("loading", sys.stderr)
+    quiet_transformers()
+    fusion = FusionModel.from_pretrained(
+        arguments.model,
+        names=names,
+        device=_one_or_list(arguments.device),
+        dtype=_one_or_list(arguments.dtype),
+        trust_remote_code=arguments.trust_remote_code,
+        lossy_ok=arguments.lossy_ok,
+        progress=lambda name, done, total: bar.show(done, total, name),
+        **options,
+    )
+    bar.clear()
+    return fusion
+
+
+def request_of(arguments: argparse.Namespace) -> Request:
+    """The request that the options describe. Raises ``UsageError`` for impossible limits."""
+    from coolfusion.fusion import request
+
+    return request(
+        max_new_tokens=arguments.max_new_tokens,
+        stop=arguments.stop,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        max_segment_tokens=arguments.max_segment_tokens,
+        on_source_error=arguments.on_source_error,
+    )
+
+
+def parse_weights(text: str | None) -> dict[str, float] | list[float] | None:
+    """Weights written as ``1,2,1`` or ``name=1,name=2``."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        if all("=" in part for part in parts):
+            return {part.rpartition("=")[0]: float(part.rpartition("=")[2]) for part in parts}
+        return [float(part) for part in parts]
+    except ValueError:
+        raise UsageError(
+            f'--weights is "{text}"; write numbers as 1,2,1 or name=1,name=2.'
+        ) from None
+
+
+def split_list(text: str | None) -> list[str] | None:
+    """Comma-separated words, or None where nothing was given."""
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def read_text(argument: str | None) -> str:
+    """The argument itself, or standard input for ``-`` and for no argument in a pipe.
+
+    Raises ``UsageError`` for input that is not UTF-8 and where there is nothing to read.
+    """
+    if argument is not None and argument != "-":
+        return argument
+    if argument is None and sys.stdin.isatty():
+        raise UsageError("There is no text. Give it as an argument, or - to read standard input.")
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"Standard input is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}. Convert it first."
+        ) from None
+
+
+def open_for_writing(path: str, mode: str) -> IO[str]:
+    """An open text file. Raises ``UsageError`` where it cannot be made."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise UsageError(
+            f'Cannot write "{path}": there is no folder "{target.parent}". Make it first.'
+        )
+    try:
+        return open(target, mode, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f'Cannot write "{path}": {error.strerror}.') from None
+
+
+def quiet_transformers() -> None:
+    """Keep the library's own progress bars and advice off the terminal."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+class Progress:
+    """A counter that rewrites itself on a terminal and is silent elsewhere."""
+
+    def __init__(self, verb: str, stream: TextIO) -> None:
+        self._verb = verb
+        self._stream = stream
+        self._shown = stream.isatty()
+
+    def show(self, done: int, total: int, what: str = "") -> None:
+        """Show that ``done`` of ``total`` are finished and ``what`` is under way."""
+        if self._shown and total:
+            filled = "#" * (20 * done // total)
+            self._stream.write(f"\r\x1b[K{self._verb} [{filled:<20}] {done}/{total} {what}")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Take the counter away."""
+        if self._shown:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def _one_or_list(text: str | None) -> str | list[str] | None:
+    parts = split_list(text)
+    return parts[0] if parts is not None and len(parts) == 1 else parts

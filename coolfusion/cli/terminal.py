@@ -1,0 +1,81 @@
+"""What a person sees: the response in its winners' colours, steps explained, a summary."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from coolfusion.types import Candidate, Generation, Step
+
+COLOURS = (36, 33, 35, 32, 34, 31)  # cyan, yellow, magenta, green, blue, red
+
+
+class Painter:
+    """Colours text by source where the stream is a terminal that wants it."""
+
+    def __init__(self, sources: Sequence[str], stream: TextIO, *, allowed: bool = True) -> None:
+        wanted = allowed and stream.isatty() and not os.environ.get("NO_COLOR")
+        self._colours = (
+            {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(sources)} if wanted else {}
+        )
+
+    @property
+    def paints(self) -> bool:
+        """Whether anything is coloured at all."""
+        return bool(self._colours)
+
+    def by_drafters(self, text: str, drafters: Sequence[str]) -> str:
+        """``text`` in the colour of its only drafter; what several wrote stays plain."""
+        if len(drafters) != 1 or drafters[0] not in self._colours or not text:
+            return text
+        return f"\x1b[{self._colours[drafters[0]]}m{text}\x1b[0m"
+
+    def legend(self, sources: Sequence[str]) -> str:
+        """The sources, each in its colour."""
+        return (
+            "sources: "
+            + " ".join(self.by_drafters(name, [name]) for name in sources)
+            + "; plain: several agree"
+        )
+
+
+def explain(step: Step, painter: Painter) -> str:
+    """A line for a step: what was committed, who wrote it, and what it was preferred to."""
+    shown = repr(step.segment) if step.segment else "(end)" if step.ends else "(nothing)"
+    if len(step.drafters) == len(step.sources) > 1:
+        who = "all agree"
+    else:
+        who = ", ".join(painter.by_drafters(name, [name]) for name in step.drafters)
+    lines = [f"{step.index:>4}  {shown:<24} {who}"]
+    if step.contested:
+        lines += [
+            f"      {'>' if index == step.winner else ' '} {_candidate(candidate, painter)}"
+            for index, candidate in enumerate(step.candidates)
+        ]
+    lines += [f"        {gone.source} had no candidate: {gone.reason}" for gone in step.withdrawn]
+    lines += [f"        {gone.source} was dropped: {gone.reason}" for gone in step.dropped]
+    return "\n".join(lines)
+
+
+def _candidate(candidate: Candidate, painter: Painter) -> str:
+    text = repr(candidate.text) + (" and end" if candidate.ends else "")
+    names = ", ".join(painter.by_drafters(name, [name]) for name in candidate.drafters)
+    return f"{text:<22} cost {candidate.cost:.3f}  by {names}"
+
+
+def summary(generation: Generation) -> str:
+    """One line: why it stopped, how many steps were contested, who won how often, what it cost."""
+    stats = generation.stats
+    wins = ", ".join(f"{name} {count}" for name, count in stats.wins.items())
+    tokens = sum(spent.num_forwarded for spent in stats.usage.values())
+    return (
+        f"{generation.stop_reason.sentence} {stats.num_steps} steps, {stats.num_contested} contested; "
+        f"won by {wins}; {tokens} tokens computed in {stats.seconds:.1f} s."
+    )
+
+
+def say(text: str) -> None:
+    """A line for the person, beside the response."""
+    print(text, file=sys.stderr, flush=True)
