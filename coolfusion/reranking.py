@@ -69,14 +69,16 @@ def mean_nll(table: ScoreTable) -> Floats:
 
 def bits_per_byte(table: ScoreTable) -> Floats:
     """Weighted mean of bits per UTF-8 byte, which no tokenizer can shorten or stretch."""
-    return -_averaged(table.log_likelihoods, table) / (table.num_bytes * np.log(2))
+    bits: Floats = -_averaged(table.log_likelihoods, table) / (table.num_bytes * np.log(2))
+    return bits
 
 
 def mixture(table: ScoreTable) -> Floats:
     """Negative log of the weighted sum of probabilities: a mixture of distributions over segments."""
     weighted = table.log_likelihoods + np.log(table.weights)
     peak = weighted.max(axis=1, keepdims=True)
-    return -(peak[:, 0] + np.log(np.exp(weighted - peak).sum(axis=1)))
+    log_sum: Floats = peak[:, 0] + np.log(np.exp(weighted - peak).sum(axis=1))
+    return -log_sum
 
 
 def lead(source: str) -> Reranker:

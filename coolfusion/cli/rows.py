@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from coolfusion.cli import generate, options
 from coolfusion.cli.terminal import say
@@ -132,7 +132,7 @@ def _row(path: str, number: int, line: str) -> Row:
     if isinstance(value, str):
         return Row(number, value)
     if isinstance(value, dict):
-        content = value.get("messages", value.get("prompt"))
+        content: object = value.get("messages", value.get("prompt"))
         if isinstance(content, str) or _are_messages(content):
             return Row(value.get("id", number), content)
     raise UsageError(
@@ -140,7 +140,7 @@ def _row(path: str, number: int, line: str) -> Row:
     )
 
 
-def _are_messages(content: Any) -> bool:
+def _are_messages(content: object) -> TypeGuard[list[dict[str, str]]]:
     return isinstance(content, list) and all(
         isinstance(message, dict)
         and isinstance(message.get("role"), str)
