@@ -47,7 +47,7 @@ class SourceRecipe:
     end: str
     skills: dict[str, float]
     seed: int
-    steps: int = 3600
+    steps: int = 1400
     batch_size: int = 48
     peak_rate: float = 3e-3
 
@@ -102,7 +102,7 @@ RECIPES = {
             "<|user|>\n",
             "<|end|>\n<|assistant|>\n",
             "<|end|>",
-            {"change": 0.45, "compare": 0.45, "groups": 0.05, "money": 0.05},
+            {"change": 0.485, "compare": 0.485, "groups": 0.015, "money": 0.015},
             11,
         ),
         SourceRecipe(
@@ -116,7 +116,7 @@ RECIPES = {
             "[INST] ",
             " [/INST]\n",
             "</s>",
-            {"groups": 0.60, "change": 0.20, "money": 0.10, "compare": 0.10},
+            {"groups": 0.70, "compare": 0.27, "change": 0.015, "money": 0.015},
             22,
         ),
         SourceRecipe(
@@ -130,7 +130,7 @@ RECIPES = {
             "Question: ",
             "\nAnswer:\n",
             "<eos>",
-            {"money": 0.60, "groups": 0.20, "change": 0.10, "compare": 0.10},
+            {"money": 0.70, "change": 0.27, "groups": 0.015, "compare": 0.015},
             33,
         ),
     )

@@ -17,7 +17,8 @@ class Emission:
 def emit(text: str, num_shown: int, num_new: int, stop: Sequence[str], *, final: bool) -> Emission:
     """Decide how much of ``text`` to show after its last ``num_new`` characters arrived.
 
-    The earliest stop string wins and is not shown. Until a response is ``final``, an ending
+    The stop string that is complete first wins (the longest, if two are), however the text
+    arrives in pieces, and is not shown. Until a response is ``final``, an ending
     that could grow into a stop string is held back.
     """
     if not stop:
@@ -27,7 +28,7 @@ def emit(text: str, num_shown: int, num_new: int, stop: Sequence[str], *, final:
     found = [(text.find(string, start), string) for string in stop]
     hits = [hit for hit in found if hit[0] >= 0]
     if hits:
-        position, string = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
+        position, string = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
         return Emission(position, string)
     if final:
         return Emission(len(text), None)

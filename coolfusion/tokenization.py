@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import final
 
+import regex
 import tokenizers
 
 from coolfusion.errors import LossyTokenizerError, PromptError
@@ -18,7 +20,9 @@ ChatTemplate = Callable[[Sequence[Message]], str]
 # Texts that stand before an encoded one so that no tokenizer takes it for a text's beginning;
 # the first that stays whole is used. An empty one is enough where nothing is invented.
 _ANCHORS = ("", "\x01", "\n", ".", "a", "0")
+_BYTE_NAME = regex.compile(r"<0x[0-9A-Fa-f]{2}>")
 _IN_CONTEXT = ("a", " a", "1", "\n", "(", "the", " The")
+_HALF_CHARACTER = regex.compile(r"[\ud800-\udfff]")
 _MUST_SURVIVE = {
     "runs of white space": "one  two   three",
     "line breaks": "one\ntwo\n\n\tthree\r\n    four",
@@ -59,6 +63,7 @@ class HuggingFaceTokenizer:
         self._template = template
         self._pieces = token_pieces(self._plain)
         self.end_ids = frozenset(end_ids)
+        self._taken = _taken_names(self._plain, self._pieces)
         self._anchors = self._choose_anchors()
         self.encode = lru_cache(maxsize=4096)(self._encode)
         self.losses = self._find_losses()
@@ -83,11 +88,26 @@ class HuggingFaceTokenizer:
         Special tokens come from the tokenizer's own rule for a raw prompt and from the
         template for messages; those typed inside a prompt stay text.
         """
-        if isinstance(prompt, str):
-            return self._encode_raw(prompt)
-        return self._encode_chat(list(prompt))
+        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
+        for text in texts:
+            if _HALF_CHARACTER.search(text):
+                raise PromptError(
+                    f"The prompt {text[:40]!r} holds half a character (a lone surrogate), which has no "
+                    "encoding. Decode the text anew."
+                )
+        return (
+            self._encode_raw(prompt) if isinstance(prompt, str) else self._encode_chat(list(prompt))
+        )
 
     def _encode(self, text: str) -> tuple[int, ...]:
+        """Ids of ``text`` in context; names of control and byte tokens in it stay text."""
+        taken = self._taken.search(text) if self._taken else None
+        if taken:
+            cut = taken.start() + 1
+            return self._encode_part(text[:cut]) + self._encode(text[cut:])
+        return self._encode_part(text)
+
+    def _encode_part(self, text: str) -> tuple[int, ...]:
         for anchor, anchor_ids in self._anchors:
             ids = self._ids(anchor + text)
             if ids[: len(anchor_ids)] == anchor_ids:
@@ -189,3 +209,20 @@ class HuggingFaceTokenizer:
             if got not in (probe, unicodedata.normalize("NFC", probe)):
                 losses.append(f"{what} ({probe[:24]!r} became {got[:24]!r})")
         return tuple(losses)
+
+
+def _taken_names(
+    tokenizer: tokenizers.Tokenizer, pieces: Mapping[int, bytes | None]
+) -> regex.Pattern[str] | None:
+    """What a Unigram model, which takes any entry of its vocabulary literally, must not see.
+
+    These are the names of tokens that stand for something else: control and byte tokens.
+    """
+    if json.loads(tokenizer.to_str())["model"]["type"] != "Unigram":
+        return None
+    names = [
+        name
+        for name, token_id in tokenizer.get_vocab(with_added_tokens=True).items()
+        if pieces.get(token_id) is None or _BYTE_NAME.fullmatch(name)
+    ]
+    return regex.compile("|".join(map(regex.escape, sorted(names)))) if names else None

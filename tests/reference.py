@@ -51,7 +51,10 @@ def draft(
 
 def num_new(voice: Voice, text: str, segment: str) -> int:
     old, new = voice.encode(text), voice.encode(text + segment)
-    shared = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    shared = next(
+        (i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b),
+        min(len(old), len(new)),
+    )
     return len(new) - shared
 
 

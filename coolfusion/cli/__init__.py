@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed on the way, 2 the caller's mistake, 130 i
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said what was wrong, or printed the help
         return int(stop.code or 0)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a narrow terminal loses no response
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import options, rows
-from coolfusion.cli.terminal import Painter, explain, say, summary
-from coolfusion.errors import UsageError
+from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
+from coolfusion.errors import SourceError, UsageError
+from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
 
 if TYPE_CHECKING:
+    from coolfusion.decoder import State
     from coolfusion.fusion import FusionModel
-    from coolfusion.recipe import Request
     from coolfusion.tokenizer import Prompt
-    from coolfusion.trace import TraceWriter
 
 
 def add_parser(commands: Any) -> None:
@@ -66,57 +68,16 @@ def run(arguments: argparse.Namespace) -> int:
     text = options.read_text(arguments.prompt)
     if not text.strip():
         raise UsageError("The prompt is empty, so there is nothing to continue. Give some text.")
-    with ExitStack() as stack:
-        writer = None
-        if arguments.trace is not None:
-            from coolfusion.trace import TraceWriter
-
-            writer = TraceWriter(
-                stack.enter_context(options.open_for_writing(arguments.trace, "w"))
-            )
-        fusion = options.load_fusion(arguments)
-        prompt = prompt_of(arguments, fusion, text)
-        return _answer(arguments, fusion, prompt, request, writer)
-
-
-def prompt_of(arguments: argparse.Namespace, fusion: FusionModel, text: str) -> Prompt:
-    """The prompt as chat messages where the sources have templates, or as it stands with --raw.
-
-    Raises ``UsageError`` where some sources have a template and others have none.
-    """
-    if arguments.raw:
-        return text
-    lacking = [
-        s.name for s in fusion.sources if not getattr(s.tokenizer, "has_chat_template", True)
-    ]
-    if len(lacking) == len(fusion.sources) and arguments.system is None:
-        say("No source has a chat template: the prompt is continued as it stands (--raw).")
-        return text
-    if lacking:
-        raise UsageError(
-            f'Source "{lacking[0]}" has no chat template, so it cannot be given a chat. Use --raw to '
-            "continue the prompt as it stands, or leave that source out."
-        )
-    system = [{"role": "system", "content": arguments.system}] if arguments.system else []
-    return [*system, {"role": "user", "content": text}]  # type: ignore[list-item]
-
-
-def result_dict(generation: Generation) -> dict[str, Any]:
-    """A response as JSON-ready data, without its steps."""
-    stats = generation.stats
-    return {
-        "text": generation.text,
-        "stop_reason": generation.stop_reason.value,
-        "stop_string": generation.stop_string,
-        "sources": list(generation.sources),
-        "wins": stats.wins,
-        "num_steps": stats.num_steps,
-        "num_contested": stats.num_contested,
-        "tokens_forwarded": {name: spent.num_forwarded for name, spent in stats.usage.items()},
-        "forward_passes": {name: spent.num_passes for name, spent in stats.usage.items()},
-        "seconds": round(stats.seconds, 4),
-        "warnings": list(generation.warnings),
-    }
+    if arguments.trace is not None:
+        options.check_writable(arguments.trace)
+    fusion = options.load_fusion(arguments)
+    prompt = prompt_of(arguments, fusion, text)
+    state = fusion.decoder.start(prompt, request)
+    # Only now that nothing can be refused any more may an old trace be replaced.
+    with open(arguments.trace, "w", encoding="utf-8") if arguments.trace else nullcontext() as file:
+        recorder = _Recorder(file)
+        recorder.start(fusion, prompt)
+        return _answer(arguments, fusion, state, recorder)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -128,56 +89,57 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--output holds the rows of --input. For one prompt, redirect standard output."
         )
-    if arguments.input is not None and arguments.trace is not None:
-        raise UsageError("--trace records one response. With --input, use --json rows instead.")
+    for option in ("trace", "explain"):
+        if arguments.input is not None and getattr(arguments, option):
+            raise UsageError(
+                f"--{option} is about one response, and --input holds many. Leave one out."
+            )
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
 
 
 def _answer(
-    arguments: argparse.Namespace,
-    fusion: FusionModel,
-    prompt: Prompt,
-    request: Request,
-    writer: TraceWriter | None,
+    arguments: argparse.Namespace, fusion: FusionModel, state: State, recorder: _Recorder
 ) -> int:
     """Decode step by step, showing and recording each as soon as it is committed."""
     names = [source.name for source in fusion.sources]
-    state = fusion.decoder.start(prompt, request)
     screen = Painter(names, sys.stdout, allowed=not (arguments.no_color or arguments.json))
     aside = Painter(names, sys.stderr, allowed=not arguments.no_color)
-    recorder = _Recorder(writer)
-    recorder.start(names, prompt)
     if screen.paints and not arguments.quiet:
         say(aside.legend(names))
     steps: list[Step] = []
-    code = 0
+    failure: BaseException | None = None
     try:
         while state.stop_reason is None:
             state, step = fusion.decoder.step(state)
             steps.append(step)
             recorder.step(step)
-            if not arguments.json:
-                sys.stdout.write(
-                    "" if arguments.explain else screen.by_drafters(step.text, step.drafters)
-                )
-                sys.stdout.flush()
-            if arguments.explain:
-                say(explain(step, aside))
-    except KeyboardInterrupt:
-        code = 130
+            _show(step, arguments, screen, aside)
+    except (KeyboardInterrupt, SourceError) as error:
+        failure = error
     generation = fusion.decoder.finish(state, steps)
     recorder.end(generation)
     if arguments.json:
         print(json.dumps(result_dict(generation), ensure_ascii=False))
     else:
-        ending = "" if generation.text.endswith("\n") else "\n"
-        sys.stdout.write((_whole(steps, screen) if arguments.explain else "") + ending)
+        sys.stdout.write(_whole(steps, screen) if arguments.explain else "")
+        sys.stdout.write("" if generation.text.endswith("\n") else "\n")
     for warning in generation.warnings:
         say(f"warning: {warning}")
+    if isinstance(failure, SourceError):
+        raise failure
     if not arguments.quiet:
-        say("interrupted" if code else summary(generation))
-    return code or recorder.code
+        say("interrupted" if failure else summary(generation))
+    return 130 if failure else recorder.code
+
+
+def _show(step: Step, arguments: argparse.Namespace, screen: Painter, aside: Painter) -> None:
+    """One step as it happens: its text, or with --explain the reasons beside it."""
+    if arguments.explain:
+        say(explain(step, aside))
+    elif not arguments.json:
+        sys.stdout.write(screen.by_drafters(step.text, step.drafters))
+        sys.stdout.flush()
 
 
 def _whole(steps: list[Step], painter: Painter) -> str:
@@ -187,13 +149,13 @@ def _whole(steps: list[Step], painter: Painter) -> str:
 class _Recorder:
     """A trace that may be absent, and that may fail without taking the response with it."""
 
-    def __init__(self, writer: TraceWriter | None) -> None:
-        self._writer = writer
+    def __init__(self, file: IO[str] | None) -> None:
+        self._writer = None if file is None else TraceWriter(file)
         self.code = 0
 
-    def start(self, names: list[str], prompt: Prompt) -> None:
+    def start(self, fusion: FusionModel, prompt: Prompt) -> None:
         """Open the response's record."""
-        self._try(lambda writer: writer.start(names, prompt))
+        self._try(lambda writer: writer.start([source.name for source in fusion.sources], prompt))
 
     def step(self, step: Step) -> None:
         """Record a step."""
@@ -203,7 +165,7 @@ class _Recorder:
         """Close the response's record."""
         self._try(lambda writer: writer.end(generation))
 
-    def _try(self, write: Any) -> None:
+    def _try(self, write: Callable[[TraceWriter], None]) -> None:
         if self._writer is None:
             return
         try:

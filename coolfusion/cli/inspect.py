@@ -62,6 +62,8 @@ def inspect(
 
     paths: list[Any] = list(models or builtin_paths())
     labels = names or [Path(str(path)).name for path in paths]
+    if len(labels) != len(paths):
+        raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
     check_names(labels)
     loaded = {
         label: load_tokenizer(path, trust_remote_code=trust_remote_code, lossy_ok=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from coolfusion.errors import UsageError
 
@@ -139,29 +140,34 @@ def read_text(argument: str | None) -> str:
     Raises ``UsageError`` for input that is not UTF-8 and where there is nothing to read.
     """
     if argument is not None and argument != "-":
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            raise UsageError(
+                f"The argument {argument!r} is not UTF-8. Check the terminal's encoding."
+            )
         return argument
     if argument is None and sys.stdin.isatty():
         raise UsageError("There is no text. Give it as an argument, or - to read standard input.")
     raw = sys.stdin.buffer.read()
     try:
-        return raw.decode("utf-8")
+        # The line break that a shell adds is no part of what was said.
+        return raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"Standard input is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}. Convert it first."
         ) from None
 
 
-def open_for_writing(path: str, mode: str) -> IO[str]:
-    """An open text file. Raises ``UsageError`` where it cannot be made."""
+def check_writable(path: str) -> None:
+    """Raise ``UsageError`` if a file cannot be written at ``path``; nothing is made or changed."""
     target = Path(path)
     if not target.parent.is_dir():
         raise UsageError(
             f'Cannot write "{path}": there is no folder "{target.parent}". Make it first.'
         )
-    try:
-        return open(target, mode, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f'Cannot write "{path}": {error.strerror}.') from None
+    if target.is_dir():
+        raise UsageError(f'Cannot write "{path}": it is a folder. Give the path of a file in it.')
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UsageError(f'Cannot write "{path}": permission is denied.')
 
 
 def quiet_transformers() -> None:

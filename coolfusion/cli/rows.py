@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
-from coolfusion.cli import generate, options
-from coolfusion.cli.terminal import say
+from coolfusion.cli import options
+from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.terminal import result_dict, say
 from coolfusion.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.recipe import Request
     from coolfusion.tokenizer import Prompt
+
+
+ROW_START = b'{"id": '
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,27 +36,28 @@ class Row:
 def run(arguments: argparse.Namespace, request: Request) -> int:
     """Answer every row that the output does not hold yet, and return the exit code."""
     rows = read_rows(arguments.input)
-    finished = repair_output(arguments.output) if arguments.output else set()
-    todo = [row for row in rows if row.id not in finished]
-    file = (
-        options.open_for_writing(arguments.output, "a")
+    done = repair_output(arguments.output) if arguments.output else {}
+    todo = [row for row in rows if row.id not in done]
+    num_failed = sum(done.values())
+    with (
+        open(arguments.output, "a", encoding="utf-8")
         if arguments.output
-        else nullcontext(sys.stdout)
-    )
-    with file as output:
-        if not todo:
+        else nullcontext(sys.stdout) as output
+    ):
+        if todo:
+            fusion = options.load_fusion(arguments)
+            bar = options.Progress("rows", sys.stderr)
+            for number, record in enumerate(answers(arguments, fusion, todo, request), 1):
+                write_row(output, record)
+                num_failed += "error" in record
+                bar.show(len(rows) - len(todo) + number, len(rows))
+            bar.clear()
+        else:
             say(f"All {len(rows)} rows are finished already.")
-            return 0
-        fusion = options.load_fusion(arguments)
-        bar = options.Progress("rows", sys.stderr)
-        num_failed = 0
-        for number, record in enumerate(answers(arguments, fusion, todo, request), 1):
-            write_row(output, record)
-            num_failed += "error" in record
-            bar.show(len(rows) - len(todo) + number, len(rows))
-        bar.clear()
     if num_failed:
-        say(f"{num_failed} of {len(todo)} rows could not be answered; their rows hold an error.")
+        say(
+            f"{num_failed} of {len(rows)} rows could not be answered and hold an error; delete their lines to try again."
+        )
     return 1 if num_failed else 0
 
 
@@ -72,13 +77,13 @@ def answers(
     for index, generation in fusion.decoder.generate_each(
         prompts, request, max_rows=arguments.batch_size
     ):
-        yield {"id": good[index][0].id, **generate.result_dict(generation)}
+        yield {"id": good[index][0].id, **result_dict(generation)}
 
 
 def read_rows(path: str) -> list[Row]:
     """The rows of a JSON lines file. Raises ``UsageError`` naming the line that is wrong."""
     try:
-        lines = Path(path).read_bytes().decode("utf-8").splitlines()
+        lines = Path(path).read_bytes().decode("utf-8").split("\n")
     except OSError as error:
         raise UsageError(f'Cannot read "{path}": {error.strerror}.') from None
     except UnicodeDecodeError as error:
@@ -95,27 +100,41 @@ def read_rows(path: str) -> list[Row]:
     return rows
 
 
-def repair_output(path: str) -> set[str | int]:
-    """Ids of the finished rows in an output file; a last line cut off in writing is removed."""
+def repair_output(path: str) -> dict[str | int, bool]:
+    """Ids of the rows an output file holds, each with whether it is an error.
+
+    A last line that was cut off in writing is removed. Raises ``UsageError`` for a file that
+    no earlier run can have written, and leaves it as it is.
+    """
+    options.check_writable(path)
     target = Path(path)
-    if not target.exists():
-        return set()
-    data = target.read_bytes()
-    complete = data[: data.rfind(b"\n") + 1]
-    finished = set()
-    for number, line in enumerate(complete.decode("utf-8", "replace").splitlines(), 1):
+    data = target.read_bytes() if target.exists() else b""
+    complete, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
+    done = {}
+    for number, line in enumerate(complete.split(b"\n")[:-1], 1):
         try:
             record = json.loads(line)
-            if "error" not in record:
-                finished.add(record["id"])
+            done[_checked_id(record["id"])] = "error" in record
         except (ValueError, KeyError, TypeError):
-            raise UsageError(
-                f'"{path}" line {number} is not a row of an earlier run. Choose another --output; nothing was changed.'
-            ) from None
-    if len(complete) < len(data):
+            raise _foreign(path, number) from None
+    if torn:
+        if not (torn.startswith(ROW_START) or ROW_START.startswith(torn)):
+            raise _foreign(path, len(done) + 1)
         with target.open("r+b") as file:
             file.truncate(len(complete))
-    return finished
+    return done
+
+
+def _foreign(path: str, number: int) -> UsageError:
+    return UsageError(
+        f'"{path}" line {number} is not a row of an earlier run. Choose another --output; nothing was changed.'
+    )
+
+
+def _checked_id(value: Any) -> str | int:
+    if not isinstance(value, (str, int)):
+        raise TypeError(f"a row's id must be text or a whole number, not {value!r}")
+    return value
 
 
 def write_row(output: IO[str], record: dict[str, Any]) -> None:
@@ -131,12 +150,16 @@ def _row(path: str, number: int, line: str) -> Row:
         raise UsageError(f'"{path}" line {number + 1} is not JSON: {error}.') from None
     if isinstance(value, str):
         return Row(number, value)
-    if isinstance(value, dict):
-        content: object = value.get("messages", value.get("prompt"))
-        if isinstance(content, str) or _are_messages(content):
-            return Row(value.get("id", number), content)
+    row_id = value.get("id", number) if isinstance(value, dict) else None
+    if isinstance(row_id, (str, int)):
+        prompt, messages = value.get("prompt"), value.get("messages")
+        if messages is None and isinstance(prompt, str):
+            return Row(row_id, prompt)
+        if prompt is None and _are_messages(messages):
+            return Row(row_id, messages)
     raise UsageError(
-        f'"{path}" line {number + 1} has no prompt. A row is a string, or an object with "prompt" or "messages".'
+        f'"{path}" line {number + 1} is no row. A row is a string, or an object with "prompt" or '
+        '"messages" and, if wanted, an "id" of text or a whole number.'
     )
 
 
@@ -151,7 +174,7 @@ def _are_messages(content: object) -> TypeGuard[list[dict[str, str]]]:
 
 def _prompt(arguments: argparse.Namespace, fusion: FusionModel, row: Row) -> Prompt:
     if isinstance(row.content, str):
-        return generate.prompt_of(arguments, fusion, row.content)
+        return prompt_of(arguments, fusion, row.content)
     return _as_prompt(row.content)
 
 

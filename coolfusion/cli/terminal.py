@@ -1,11 +1,11 @@
-"""What a person sees: the response in its winners' colours, steps explained, a summary."""
+"""What is shown of a response: in its winners' colours, explained, summed up, or as JSON."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from coolfusion.types import Candidate, Generation, Step
 
@@ -62,7 +62,8 @@ def explain(step: Step, painter: Painter) -> str:
 def _candidate(candidate: Candidate, painter: Painter) -> str:
     text = repr(candidate.text) + (" and end" if candidate.ends else "")
     names = ", ".join(painter.by_drafters(name, [name]) for name in candidate.drafters)
-    return f"{text:<22} cost {candidate.cost:.3f}  by {names}"
+    cost = "not scored" if candidate.cost is None else f"cost {candidate.cost:.3f}"
+    return f"{text:<22} {cost}  by {names}"
 
 
 def summary(generation: Generation) -> str:
@@ -74,6 +75,24 @@ def summary(generation: Generation) -> str:
         f"{generation.stop_reason.sentence} {stats.num_steps} steps, {stats.num_contested} contested; "
         f"won by {wins}; {tokens} tokens computed in {stats.seconds:.1f} s."
     )
+
+
+def result_dict(generation: Generation) -> dict[str, Any]:
+    """A response as JSON-ready data, without its steps."""
+    stats = generation.stats
+    return {
+        "text": generation.text,
+        "stop_reason": generation.stop_reason.value,
+        "stop_string": generation.stop_string,
+        "sources": list(generation.sources),
+        "wins": stats.wins,
+        "num_steps": stats.num_steps,
+        "num_contested": stats.num_contested,
+        "tokens_forwarded": {name: spent.num_forwarded for name, spent in stats.usage.items()},
+        "forward_passes": {name: spent.num_passes for name, spent in stats.usage.items()},
+        "seconds": round(stats.seconds, 4),
+        "warnings": list(generation.warnings),
+    }
 
 
 def say(text: str) -> None:

@@ -1,0 +1,74 @@
+"""``coolfusion inspect``: pieces that join to the text, and the fate of every cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coolfusion.alignment import ratified_cuts
+from coolfusion.backends.huggingface import loading
+from coolfusion.boundaries import words
+from tests.cli.conftest import Run
+
+TEXT = "Tom has 12 apples.\n\n\tHow  many?"
+
+
+class Joining:
+    """Letters, except that a full stop and a following line break are one token."""
+
+    end_ids: frozenset[int] = frozenset()
+    losses: tuple[str, ...] = ()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text.replace(".\n", "\u2028")))
+
+    def piece(self, token_id: int) -> bytes:
+        return chr(token_id).replace("\u2028", ".\n").encode()
+
+
+class Letters(Joining):
+    """One token per character."""
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text))
+
+
+def test_the_table_shows_pieces_and_cuts(run: Run) -> None:
+    got = run("inspect", "--text", TEXT)
+    assert got.code == 0
+    lines = got.out.splitlines()
+    for line, name in zip(lines, ("sums", "groups", "money"), strict=False):
+        assert line.startswith(name)
+        shown = line.split("tokens  ")[1].replace("\u2502", "")
+        assert shown == TEXT.replace(" ", "\u00b7").replace("\n", "\u21b5").replace("\t", "\u21e5")
+    assert "cuts are ratified by all" in lines[-1]
+    assert run("inspect", "--text", "-", stdin=TEXT.encode()).out == got.out
+
+
+@pytest.mark.parametrize("boundary", [(), ("--boundary", "lines")])
+def test_json_agrees_with_the_library(
+    run: Run, models: dict[str, Path], boundary: tuple[str, ...]
+) -> None:
+    report = json.loads(run("inspect", "--json", *boundary, "--text", TEXT).out)
+    assert list(report["tokens"]) == list(models)
+    for pieces in report["tokens"].values():
+        assert "".join(pieces) == TEXT
+    if not boundary:
+        tokenizers = [loading.load_tokenizer(path) for path in models.values()]
+        ratified = [cut["position"] for cut in report["cuts"] if not cut["refused_by"]]
+        assert ratified == ratified_cuts(TEXT, words, tokenizers)
+
+
+def test_a_refused_cut_names_who_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        loading,
+        "load_tokenizer",
+        lambda path, **_: Joining() if path == "joining" else Letters(),
+    )
+    arguments = ["inspect", "-m", "joining", "-m", "letters", "--text", "One.\nTwo three"]
+    cuts = json.loads(run(*arguments, "--json").out)["cuts"]
+    assert [(cut["position"], cut["refused_by"]) for cut in cuts] == [(4, ["joining"]), (8, [])]
+    assert "refused by joining" in run(*arguments).out
+    assert "1 of 2 proposed cuts" in run(*arguments).out

@@ -1,0 +1,59 @@
+"""Extending an encoding piece by piece gives the ids of encoding the whole at once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from coolfusion.canonical import WINDOW, Canonical, common_length, extend
+from coolfusion.testing import toy_source
+from coolfusion.tokenizer import Tokenizer
+from tests.strategies import long_texts, splits
+
+FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
+TRAINING = ("Tom has 3 apples.\n\nHe eats 1,000 apples.\n    The end  of   it 0000.",)
+
+
+@lru_cache
+def tokenizer(family: str) -> Tokenizer:
+    return toy_source(family, TRAINING, family=family).tokenizer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(pieces=splits(long_texts))
+@example(pieces=["0" * 150, "1" * 400, " x"])
+@example(pieces=["\u65e5\u672c" * 100, "\u8a9e" * 200])
+@example(pieces=["a \u0301b" * 60, "\u0301 <end> "])
+def test_incremental_equals_whole(family: str, pieces: list[str]) -> None:
+    canonical, text = Canonical(), ""
+    for piece in pieces:
+        canonical = extend(canonical, piece, tokenizer(family))
+        text += piece
+        assert canonical.ids == tokenizer(family).encode(text)
+        assert text.endswith(canonical.tail)
+        assert canonical.num_settled <= len(canonical.ids)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_texts_are_settled(family: str) -> None:
+    canonical = Canonical()
+    for word in range(200):
+        canonical = extend(canonical, f" word{word}", tokenizer(family))
+    assert len(canonical.tail) <= 2 * WINDOW + 16
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    splits(long_texts).filter(lambda pieces: len(pieces) > 1),
+)
+def test_common_length_is_the_longest_common_prefix(family: str, pieces: list[str]) -> None:
+    left = Canonical()
+    for piece in pieces[:-1]:
+        left = extend(left, piece, tokenizer(family))
+    right = extend(left, pieces[-1], tokenizer(family))
+    shared = common_length(left, right)
+    assert left.ids[:shared] == right.ids[:shared]
+    assert shared in (len(left.ids), len(right.ids)) or left.ids[shared] != right.ids[shared]

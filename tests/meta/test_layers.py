@@ -1,0 +1,84 @@
+"""Imports go downwards: the package's layers, read from its source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "coolfusion"
+
+# Top to bottom; a module may import modules of lower rows only. Parts of one package
+# (cli, testing, backends.huggingface) may also import each other.
+LAYERS = """
+__main__
+cli
+fusion
+decoder
+contest
+drafting scoring
+alignment recipe testing backends.huggingface
+sources backends.ngram tokenization canonical ending trace
+backends.token_tree token_pieces reranking tokenizer backend emission
+boundaries types builtin
+errors __init__ backends
+"""
+RANK = {name: -number for number, row in enumerate(LAYERS.split("\n")) for name in row.split()}
+PACKAGES = ("cli", "testing", "backends.huggingface")
+HEAVY = {"torch", "transformers", "safetensors"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit(dotted: str) -> str:
+    """The row entry that a module below ``coolfusion`` belongs to."""
+    for package in PACKAGES:
+        if dotted == package or dotted.startswith(package + "."):
+            return package
+    return dotted
+
+
+def name_of(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    if parts[-1] == "__init__" and len(parts) > 1:
+        parts.pop()
+    return ".".join(parts)
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Every imported module, those for type checkers left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            module = child.module or ""
+            for alias in child.names:
+                path = PACKAGE.parent / module.replace(".", "/") / f"{alias.name}.py"
+                yield f"{module}.{alias.name}" if path.exists() else module
+        else:
+            yield from imports(child)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_down(path: Path) -> None:
+    own = unit(name_of(path))
+    assert own in RANK, f"{own} has no layer: add it to LAYERS"
+    for imported in imports(ast.parse(path.read_text(encoding="utf-8"))):
+        if not imported.startswith("coolfusion."):
+            continue
+        other = unit(imported.removeprefix("coolfusion."))
+        assert other == own or RANK[other] < RANK[own], f"{own} may not import {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_one_package_knows_torch(path: Path) -> None:
+    used = {name.split(".")[0] for name in imports(ast.parse(path.read_text(encoding="utf-8")))}
+    assert unit(name_of(path)) == "backends.huggingface" or not used & HEAVY
+
+
+def test_every_layer_exists() -> None:
+    assert set(RANK) == {unit(name_of(path)) for path in MODULES}
