@@ -96,7 +96,8 @@ class Backend(Protocol):
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """Let the model continue every ``prefix + continuation`` by ``num_tokens`` picks.
 
-        The answer to each query describes the drafted tokens, as ``score`` would if they
-        had been its continuation. A caller that wants more asks again with a longer prefix.
+        The answer to each query describes the drafted tokens as ``score`` would if they were
+        its continuation, but for what follows the last of them: all its tuples have
+        ``num_tokens`` entries. A caller that wants more asks again with a longer prefix.
         """
         ...

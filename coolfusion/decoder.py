@@ -211,6 +211,8 @@ class Decoder:
 
     def _drop(self, state: State, turn: Turn, source: Source, error: SourceError) -> None:
         if state.request.on_source_error == "raise":
+            names = tuple(each.name for each in self.sources)
+            error.generation = Generation(state.text, StopReason.INTERRUPTED, None, names, ())
             raise error
         turn.dropped[source.name] = error
 

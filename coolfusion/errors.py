@@ -43,8 +43,8 @@ class LoadError(UsageError):
 class SourceError(CoolfusionError, RuntimeError):
     """A source failed during a response.
 
-    ``generation`` holds what had been committed by then, or None where the failure came
-    before a response was started.
+    With ``on_source_error="raise"``, ``generation`` holds the text committed by then (not its
+    steps, which the caller of ``step`` or ``stream`` has); otherwise it is None.
     """
 
     generation: Generation | None = None

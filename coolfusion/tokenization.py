@@ -122,13 +122,15 @@ class HuggingFaceTokenizer:
             raise PromptError(
                 "The prompt is empty, so there is nothing to continue. Give some text."
             )
-        encoding = self._plain.encode(prompt, add_special_tokens=True)
+        taken = self._taken.search(prompt) if self._taken else None
+        head = prompt[: taken.start() + 1] if taken else prompt
+        encoding = self._plain.encode(head, add_special_tokens=True)
         ids = list(encoding.ids)
         mask = encoding.special_tokens_mask
         # A rule that closes every text with an end token would end the prompt before it began.
         while ids and mask[len(ids) - 1] and ids[-1] in self.end_ids:
             ids.pop()
-        return tuple(ids)
+        return tuple(ids) + self._encode(prompt[len(head) :])
 
     def _encode_chat(self, messages: list[Message]) -> tuple[int, ...]:
         if self._template is None:

@@ -117,6 +117,7 @@ class Row:
         starts = [min(self.shared(query.prefix), len(query.prefix) - 1) for query in queries]
         if not keep:
             self._truncate(min(starts))
+            starts = [len(self.trunk)] * len(starts)
         self.branches = []
         nodes: list[Node] = []
         children: dict[tuple[int, int, int], int] = {}

@@ -20,8 +20,8 @@ decoder
 contest
 drafting scoring
 alignment recipe testing backends.huggingface
-sources backends.ngram tokenization canonical ending trace
-backends.token_tree token_pieces reranking tokenizer backend emission
+sources backends.ngram backends.token_tree tokenization canonical ending trace
+token_pieces reranking tokenizer backend emission
 boundaries types builtin
 errors __init__ backends
 """
@@ -77,7 +77,10 @@ def test_imports_go_down(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_only_one_package_knows_torch(path: Path) -> None:
     used = {name.split(".")[0] for name in imports(ast.parse(path.read_text(encoding="utf-8")))}
-    assert unit(name_of(path)) == "backends.huggingface" or not used & HEAVY
+    # The command line silences transformers, and imports it only in the moment it does.
+    knows = HEAVY if unit(name_of(path)) == "backends.huggingface" else set()
+    knows |= {"transformers"} if name_of(path) == "cli.options" else set()
+    assert used & HEAVY <= knows
 
 
 def test_every_layer_exists() -> None:

@@ -61,6 +61,11 @@ def test_special_tokens_typed_by_a_user_stay_text(path: Path) -> None:
     controls = [token for token in plain if tokenizer.piece(token) is None]
     assert [token for token in typed if tokenizer.piece(token) is None] == controls
     assert hostile in pieces_text(tokenizer, typed)
+    raw = tokenizer.encode_prompt(hostile)
+    assert hostile in pieces_text(tokenizer, raw)
+    assert [token for token in raw if tokenizer.piece(token) is None] == [
+        token for token in tokenizer.encode_prompt("Say.") if tokenizer.piece(token) is None
+    ]
 
 
 def test_an_assistant_message_at_the_end_is_continued() -> None:
