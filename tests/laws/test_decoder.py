@@ -257,14 +257,16 @@ def test_failures_are_raised_where_asked(sources: list[Source], prompt: str, aft
     decoder = Decoder([replace(sources[0], backend=broken), *sources[1:]])
     state = decoder.start(prompt, Request(max_new_tokens=30, on_source_error="raise"))
     whole = run(sources, prompt)
-    failure = ""
-    while state.stop_reason is None and not failure:
+    failure = None
+    while state.stop_reason is None and failure is None:
         try:
             state, _ = decoder.step(state)
         except SourceError as error:
-            failure = str(error)
-            assert error.generation is not None
-            assert error.generation.text == state.text
+            failure = error
     assert whole.text.startswith(state.text)
-    assert bool(failure) == (broken.left < 0) == ("out of memory" in failure)
-    assert failure or state.text == whole.text
+    assert (failure is not None) == (broken.left < 0)
+    if failure is None:
+        assert state.text == whole.text
+    else:
+        assert "out of memory" in str(failure)
+        assert failure.generation.text == state.text
