@@ -47,7 +47,7 @@ class Result:
 
 
 def systems(sources: Sequence[Source], split: str) -> list[System]:
-    """Every source alone and every preset; on dev also all rerankers and end rules."""
+    """Every source alone, pairs, presets and rerankers; on dev guards and end rules too."""
     rows = [System(source.name, [source], Recipe()) for source in sources]
     for first in range(len(sources)):
         for second in range(first + 1, len(sources)):
@@ -56,16 +56,24 @@ def systems(sources: Sequence[Source], split: str) -> list[System]:
     rows += [
         System(f"all three, {name} preset", sources, recipe) for name, recipe in PRESETS.items()
     ]
+    rows += [
+        System(f"all three, {name}", sources, Recipe(reranker=judge))
+        for name, judge in RERANKERS.items()
+        if judge is not Recipe().reranker
+    ]
     if split == "dev":
-        judges = {**RERANKERS, "lead groups": lead("groups")}
-        judges["mean_nll without outliers"] = without_outliers(RERANKERS["mean_nll"])
+        judges = {
+            "led by groups": lead("groups"),
+            "mean_nll without outliers": without_outliers(RERANKERS["mean_nll"]),
+        }
         rows += [
-            System(f"reranker {name}", sources, Recipe(reranker=judge))
+            System(f"all three, {name}", sources, Recipe(reranker=judge))
             for name, judge in judges.items()
         ]
         rows += [
-            System(f"mean_nll, end by {name}", sources, Recipe(end_rule=rule))
+            System(f"all three, end by {name}", sources, Recipe(end_rule=rule))
             for name, rule in END_RULES.items()
+            if rule is not Recipe().end_rule
         ]
     return rows
 
