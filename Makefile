@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/coolfusion generate --explain \
-		"Lena buys 6 books. Each book costs \$$7. She pays with \$$50. How much change does she get?"
+		"Paula has 4 baskets with 8 potatoes in each. She also has 2 more. How many potatoes does Paula have in all?"
 
 test: setup
 	$(BIN)/python -m pytest
