@@ -63,7 +63,7 @@ def write_trace(
 
 def read_trace(path: str | PathLike[str]) -> list[Generation]:
     """Responses recorded in a trace. Raises ``UsageError`` for a file that is not one."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         return list(_generations(file, str(path)))
 
 
@@ -119,11 +119,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _generations(lines: Iterable[str], path: str) -> Iterator[Generation]:
+def _generations(lines: Iterable[bytes], path: str) -> Iterator[Generation]:
     sources: tuple[str, ...] | None = None
     steps: list[Step] = []
     for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
+        if not line.endswith(b"\n"):
             break  # the last line was being written when the program died
         try:
             record = json.loads(line)
