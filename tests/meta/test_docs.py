@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import coolfusion
+
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -24,6 +26,12 @@ def test_snippets_run(page: Path) -> None:
 
 def test_there_are_snippets() -> None:
     assert sum(len(SNIPPET.findall(page.read_text(encoding="utf-8"))) for page in PAGES) >= 8
+
+
+def test_every_public_name_is_listed() -> None:
+    listed = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [name for name in coolfusion.__all__ if f"`{name}`" not in listed]
+    assert missing == ["__version__"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,0 +1,99 @@
+"""A machine that steps, branches and interleaves responses, and never finds one changed by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from coolfusion import Decoder, Request, Step, StopReason
+from coolfusion.backend import Sampling
+from coolfusion.decoder import State
+from coolfusion.testing import toy_source
+from coolfusion.trace import step_from_dict, step_to_dict
+
+TEXTS = (
+    "Tom has 3 apples. He eats 1 apple.\nNow Tom has 2 apples left.",
+    "Ann has 5 pears. She buys 2 pears.\n\nNow Ann has 7 pears in all.",
+    "The cat sat on the mat. Tom sat on the cat.",
+)
+SOURCES = [
+    toy_source("bytes", TEXTS, family="byte_bpe"),
+    toy_source("marks", TEXTS[1:], family="sentencepiece_bpe"),
+    toy_source("letters", TEXTS[:2], family="characters", context_length=60),
+]
+REQUESTS = [
+    Request(max_new_tokens=60),
+    Request(max_new_tokens=25, stop=("apple", "has 7")),
+    Request(max_new_tokens=40, sampling=Sampling(0.9, seed=5)),
+]
+Branch = tuple[State, tuple[Step, ...]]
+
+
+class DecoderMachine(RuleBasedStateMachine):
+    branches = Bundle("branches")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = Decoder(SOURCES)
+        self.seen: list[Branch] = []
+
+    @initialize(target=branches, prompt=st.sampled_from(["Tom has", "Ann", "The cat"]))
+    def begin(self, prompt: str) -> Branch:
+        return self._remember((self.decoder.start(prompt, REQUESTS[0]), ()))
+
+    @rule(
+        target=branches,
+        prompt=st.sampled_from(["Tom", "The cat sat"]),
+        request=st.sampled_from(REQUESTS),
+    )
+    def begin_another(self, prompt: str, request: Request) -> Branch:
+        return self._remember((self.decoder.start(prompt, request), ()))
+
+    @rule(target=branches, branch=branches)
+    def step(self, branch: Branch) -> Branch:
+        state, steps = branch
+        if state.stop_reason is not None:
+            return branch
+        after, step = self.decoder.step(state)
+        assert step.segment or after.stop_reason is not None, "a step adds text or stops"
+        assert after.text.startswith(state.text) or after.stop_reason is StopReason.STOP_STRING
+        return self._remember((after, (*steps, step)))
+
+    @rule(one=branches, other=branches)
+    def step_two_side_by_side(self, one: Branch, other: Branch) -> None:
+        states = [state for state, _ in (one, other) if state.stop_reason is None]
+        if states:
+            together = self.decoder.step_batch(states)
+            alone = [self.decoder.step(state) for state in states]
+            assert [_timeless(step) for _, step in together] == [_timeless(s) for _, s in alone]
+            assert [state for state, _ in together] == [state for state, _ in alone]
+
+    @invariant()
+    def ids_are_canonical_and_texts_join(self) -> None:
+        for state, steps in self.seen[-3:]:
+            shown = "".join(step.text for step in steps)
+            assert state.text.startswith(shown)
+            assert shown == state.text or state.stop_reason is None
+            if state.stop_reason is not StopReason.STOP_STRING:
+                for k in state.active:
+                    assert state.encoded[k].ids == SOURCES[k].tokenizer.encode(state.text)
+
+    @invariant()
+    def traces_replay(self) -> None:
+        for _, steps in self.seen[-1:]:
+            assert all(step_from_dict(step_to_dict(step)) == step for step in steps)
+
+    def _remember(self, branch: Branch) -> Branch:
+        self.seen.append(branch)
+        return branch
+
+
+def _timeless(step: Step) -> Step:
+    return replace(step, seconds=0.0)
+
+
+TestDecoderMachine = DecoderMachine.TestCase
+TestDecoderMachine.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
