@@ -101,13 +101,16 @@ def _ends(turn: Turn, judges: list[str], recipe: Recipe) -> bool:
         turn.drafts[name].log_end if name in turn.drafts else float("nan") for name in turn.sources
     )
     log_first = np.array([turn.scores[name].log_first for name in judges]).T
-    return recipe.end_rule(EndQuestion(log_end, log_first, _weights(judges, recipe)))
+    weights = _weights(judges, recipe)
+    heard = weights > 0
+    return recipe.end_rule(EndQuestion(log_end[heard], log_first[:, heard], weights[heard]))
 
 
 def _weights(judges: list[str], recipe: Recipe) -> Floats:
-    if not recipe.weights:
+    """The contest's weights of these judges; equal ones where it has none for any of them."""
+    raw: Floats = np.array([recipe.weights.get(name, 0.0) for name in judges])
+    if not raw.any():
         return uniform(len(judges))
-    raw: Floats = np.array([recipe.weights[name] for name in judges])
     normalized: Floats = raw / raw.sum()
     return normalized
 

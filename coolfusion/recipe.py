@@ -15,7 +15,11 @@ from coolfusion.reranking import RERANKERS, Reranker, lead, mean_nll, mean_perpl
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How sources are fused: where drafts are cut, how they are judged, how the end is decided."""
+    """How sources are fused: where drafts are cut, how they are judged, how the end is decided.
+
+    ``weights`` (by source name; none: equal ones) are those of the end question. A reranker
+    brings its own: ``make_recipe`` keeps the two the same.
+    """
 
     boundary: Boundary = words
     reranker: Reranker = mean_nll
@@ -89,14 +93,14 @@ def make_recipe(
     if preset not in PRESETS:
         raise UsageError(f'There is no preset "{preset}". Choose one of {", ".join(PRESETS)}.')
     base = PRESETS[preset]
-    if lead_source is not None and reranker is not None:
+    if lead_source is not None and (reranker is not None or weights):
         raise UsageError(
-            "A lead source is a reranker of its own. Give either a lead or a reranker."
+            "A lead source judges alone. Give either a lead, or a reranker and weights."
         )
     judge = _reranker(reranker) if reranker is not None else base.reranker
     if lead_source is not None:
-        judge = lead(lead_source)
-    if weights:
+        judge, weights = lead(lead_source), {lead_source: 1.0}
+    elif weights:
         judge = weighted(judge, weights)
     if isinstance(boundary, str):
         boundary = boundary_named(boundary)

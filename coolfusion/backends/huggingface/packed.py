@@ -20,6 +20,7 @@ from coolfusion.backends.huggingface.picking import log_softmax, picks
 from coolfusion.backends.huggingface.slots import SlotCache, Writing
 from coolfusion.backends.token_tree import Node, Row, ancestors
 
+SPARE_ROWS = 4  # texts that keep their cache even when they are asked about one by one
 PREFILL = 1024  # most tokens of one text that a pass takes in, which bounds the mask's size
 
 Key = tuple[Sampling, tuple[int, ...]]
@@ -77,7 +78,7 @@ class PackedPasses:
         work: list[tuple[int, list[int], list[Node]]] = []
         for group in groups:
             longest = queries[group[0]]
-            place = self._claim(longest, claimed)
+            place = self._claim(longest, claimed, len(groups))
             claimed.append(place)
             row = self._rows[place].row
             moved = row.settle(longest.prefix)
@@ -104,8 +105,11 @@ class PackedPasses:
                 found = _read(nodes, queries[index])
                 answers[index] = _with_cost(found, len(nodes), first=index == open_[0])
 
-    def _claim(self, query: Query, claimed: list[int]) -> int:
-        """The row that shares most with a query, a new one, or the one unused for longest."""
+    def _claim(self, query: Query, claimed: list[int], num_texts: int) -> int:
+        """The row that shares most with a query, a new one, or the one unused for longest.
+
+        No more rows are made than the widest batch needs: their memory is never given back.
+        """
         self._clock += 1
         key = (query.sampling, query.watch)
         free = [place for place in range(len(self._rows)) if place not in claimed]
@@ -114,7 +118,7 @@ class PackedPasses:
         held = {place: len(self._rows[place].row.trunk) for place in fitting}
         # A row is not taken from a longer text for the sake of a short common beginning.
         near = [place for place in fitting if shared[place] and 2 * shared[place] >= held[place]]
-        full = len(self._rows) >= self._max_rows
+        full = len(self._rows) >= min(self._max_rows, max(SPARE_ROWS, num_texts))
         if near:
             place = max(near, key=lambda place: (shared[place], -held[place]))
         elif not full:
