@@ -8,7 +8,7 @@ cut safe: a full stop and the line break after it can be one token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from coolfusion.boundaries import Boundary
 from coolfusion.canonical import splits
@@ -27,25 +27,13 @@ def is_ratified(text: str, cut: int, tokenizers: Sequence[Tokenizer]) -> bool:
 
 def ratified_cuts(
     text: str, boundary: Boundary, tokenizers: Sequence[Tokenizer], context: str = ""
-) -> list[int]:
-    """All cuts of ``text`` that ``boundary`` proposes and every tokenizer ratifies.
+) -> Iterator[int]:
+    """The cuts of ``text`` that ``boundary`` proposes and every tokenizer ratifies, in order.
 
-    ``context`` is what stands before ``text``. Positions count characters of ``text``.
+    ``context`` is what stands before ``text``. Positions count characters of ``text``. Cuts
+    are tried as they are asked for, so the first costs nothing for the later ones.
     """
-    recent = context[-CONTEXT:]
-    return [
-        cut
-        for cut in boundary.propose(text)
-        if is_ratified(recent + text, len(recent) + cut, tokenizers)
-    ]
-
-
-def first_ratified_cut(
-    text: str, boundary: Boundary, tokenizers: Sequence[Tokenizer], context: str = ""
-) -> int | None:
-    """The first of ``ratified_cuts``, found without looking at the later ones."""
     recent = context[-CONTEXT:]
     for cut in boundary.propose(text):
         if is_ratified(recent + text, len(recent) + cut, tokenizers):
-            return cut
-    return None
+            yield cut

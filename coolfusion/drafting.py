@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import regex
 
-from coolfusion.alignment import first_ratified_cut
+from coolfusion.alignment import ratified_cuts
 from coolfusion.backend import Query, Sampling, Scores
 from coolfusion.boundaries import Boundary
 from coolfusion.errors import ContextLengthError
@@ -122,7 +122,7 @@ def _write(
         return _finish(pen, pen.text, reason="it drew bytes that are not UTF-8")
     pen.text += fresh
     if fresh:
-        cut = first_ratified_cut(pen.text, boundary, tokenizers, pen.request.context)
+        cut = next(ratified_cuts(pen.text, boundary, tokenizers, pen.request.context), None)
         if cut is not None:
             return _finish(pen, pen.text[:cut])
     if len(pen.ids) >= pen.request.room or _is_full(source, pen):

@@ -10,6 +10,16 @@ from hypothesis import strategies as st
 from coolfusion.reranking import ScoreTable, uniform
 from coolfusion.testing import HOSTILE_TEXTS
 
+# Families of toy tokenizers, and texts for toy sources to learn and argue about.
+FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
+STORIES = (
+    "Tom has 3 apples. He eats 1 apple.\nNow Tom has 2 apples left.",
+    "Ann has 5 pears. She buys 2 pears.\n\nNow Ann has 7 pears in all.",
+    "The cat sat on the mat.\n    The dog sat on the cat.",
+    "Tom sat on the mat. Ann has 12 apples.\n\nThe cat eats 1 pear.",
+    "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0\u3002 Tom: caf\u00e9 \U0001f469\u200d\U0001f680 ok.",
+)
+
 FRAGMENTS = (
     *("word", " and", " don't", "The", " x", "Tom has", "ing", "_name", "CamelCase"),
     *(" ", "  ", "    ", "\n", "\n\n", ".\n\n", "\r\n", "\t", " \n ", "\u00a0", "\u3000"),

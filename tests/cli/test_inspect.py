@@ -58,7 +58,7 @@ def test_json_agrees_with_the_library(
     if not boundary:
         tokenizers = [loading.load_tokenizer(path) for path in models.values()]
         ratified = [cut["position"] for cut in report["cuts"] if not cut["refused_by"]]
-        assert ratified == ratified_cuts(TEXT, words, tokenizers)
+        assert ratified == list(ratified_cuts(TEXT, words, tokenizers))
 
 
 def test_a_refused_cut_names_who_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,8 @@ from coolfusion.builtin import builtin_paths
 from coolfusion.recipe import PRESETS
 from coolfusion.testing.toys import toy_source
 from tests.reference import Voice, fuse
+from tests.strategies import FAMILIES, STORIES
 
-FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
-TEXTS = (
-    "Tom has 3 apples. He eats 1 apple.\nNow Tom has 2 apples left.",
-    "Ann has 5 pears. She buys 2 pears.\n\nNow Ann has 7 pears in all.",
-    "The cat sat on the mat.\n    The dog sat on the cat.",
-    "Tom sat on the mat. Ann has 12 apples.\n\nThe cat eats 1 pear.",
-)
 NUM_STEPS = 12
 ORDER = 3  # of the n-gram models, whose memory is therefore two tokens long
 
@@ -79,7 +73,7 @@ def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset
 @settings(max_examples=20, deadline=None)
 @given(
     families=st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3, unique=True),
-    shares=st.lists(st.sets(st.integers(0, len(TEXTS) - 1), min_size=2), min_size=3, max_size=3),
+    shares=st.lists(st.sets(st.integers(0, len(STORIES) - 1), min_size=2), min_size=3, max_size=3),
     prompt=st.sampled_from(["Tom has", "The cat", "Ann"]),
 )
 def test_ngram_sources(
@@ -87,7 +81,7 @@ def test_ngram_sources(
 ) -> None:
     sources = [
         toy_source(
-            family, [TEXTS[i] for i in sorted(share)], family=family, order=ORDER, vocab_size=300
+            family, [STORIES[i] for i in sorted(share)], family=family, order=ORDER, vocab_size=300
         )
         for family, share in zip(families, shares, strict=False)
     ]

@@ -17,21 +17,14 @@ from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.recipe import PRESETS
 from coolfusion.testing import toy_source
 from coolfusion.tokenizer import pieces_text
+from tests.strategies import FAMILIES, STORIES
 
-FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
-TEXTS = (
-    "Tom has 3 apples. He eats 1 apple.\nNow Tom has 2 apples left.",
-    "Ann has 5 pears. She buys 2 pears.\n\nNow Ann has 7 pears in all.",
-    "The cat sat on the mat.\n    The dog sat on the cat.",
-    "Tom sat on the mat. Ann has 12 apples.\n\nThe cat eats 1 pear.",
-    "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0\u3002 Tom: caf\u00e9 \U0001f469\u200d\U0001f680 ok.",
-)
 PROMPTS = ("Tom has", "The cat", "Ann", "Now", "\u65e5\u672c")
 
 
 @lru_cache(maxsize=256)
 def toy(name: str, family: str, share: tuple[int, ...], order: int = 4) -> Source:
-    return toy_source(name, [TEXTS[i] for i in share], family=family, order=order, vocab_size=300)
+    return toy_source(name, [STORIES[i] for i in share], family=family, order=order, vocab_size=300)
 
 
 @st.composite
@@ -240,7 +233,9 @@ def test_a_source_without_room_leaves_the_others_to_finish(
     sources: list[Source], prompt: str, room: int
 ) -> None:
     first = sources[0]
-    narrow = toy_source("narrow", TEXTS, family="bytes", context_length=len(prompt.encode()) + room)
+    narrow = toy_source(
+        "narrow", STORIES, family="bytes", context_length=len(prompt.encode()) + room
+    )
     result = run([narrow, first], prompt, max_new_tokens=80)
     dropped = [gone for step in result.steps for gone in step.dropped]
     assert {gone.source for gone in dropped} <= {"narrow"}

@@ -13,16 +13,12 @@ from coolfusion.backend import Sampling
 from coolfusion.decoder import State
 from coolfusion.testing import toy_source
 from coolfusion.trace import step_from_dict, step_to_dict
+from tests.strategies import STORIES
 
-TEXTS = (
-    "Tom has 3 apples. He eats 1 apple.\nNow Tom has 2 apples left.",
-    "Ann has 5 pears. She buys 2 pears.\n\nNow Ann has 7 pears in all.",
-    "The cat sat on the mat. Tom sat on the cat.",
-)
 SOURCES = [
-    toy_source("bytes", TEXTS, family="byte_bpe"),
-    toy_source("marks", TEXTS[1:], family="sentencepiece_bpe"),
-    toy_source("letters", TEXTS[:2], family="characters", context_length=60),
+    toy_source("bytes", STORIES, family="byte_bpe"),
+    toy_source("marks", STORIES[1:], family="sentencepiece_bpe"),
+    toy_source("letters", STORIES[:2], family="characters", context_length=60),
 ]
 REQUESTS = [
     Request(max_new_tokens=60),

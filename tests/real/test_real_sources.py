@@ -68,7 +68,7 @@ def test_lossy_tokenizers_are_refused_by_what_they_lose(name: str) -> None:
 def test_ratified_cuts_split_every_encoding(names: tuple[str, ...]) -> None:
     tokenizers = [tokenizer(name) for name in names]
     for text in HOSTILE_TEXTS:
-        cuts = ratified_cuts(text, words, tokenizers)
+        cuts = list(ratified_cuts(text, words, tokenizers))
         for cut in cuts:
             assert all(splits(text[:cut], text[cut:], each) for each in tokenizers)
         longer = text + "\n\n  0000 and more"

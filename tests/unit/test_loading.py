@@ -169,3 +169,24 @@ def test_models_are_never_altered() -> None:
     TransformersBackend(model).score([Query((1, 2, 3), (4, 5)), Query((1, 2, 3), (6,))])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.config.to_dict() == config
+
+
+def test_an_interruption_leaves_no_wrong_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    from coolfusion.backend import Query
+    from coolfusion.backends.huggingface.slots import SlotCache
+
+    source = load_source(SUMS, "sums")
+    prefix, first, second = (5, 6, 7, 8), (9, 10), (11, 12, 13)
+    asked = Query((*prefix, *second), (14,))
+    (expected,) = load_source(SUMS, "sums").backend.score([asked])
+    source.backend.score([Query(prefix, first), Query(prefix, second)])
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SlotCache, "move", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            source.backend.score([asked])
+    (after,) = source.backend.score([asked])
+    assert after.log_probs == pytest.approx(expected.log_probs, abs=1e-4)

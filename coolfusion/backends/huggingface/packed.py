@@ -75,6 +75,22 @@ class PackedPasses:
         self, queries: Sequence[Query], groups: list[list[int]], answers: list[Scores | None]
     ) -> None:
         claimed: list[int] = []
+        try:
+            self._answer_claiming(queries, groups, answers, claimed)
+        except BaseException:
+            # Interrupted between planning and computing, a row may claim what it does not hold.
+            for place in claimed:
+                self._rows[place].row = Row()
+            raise
+
+    def _answer_claiming(
+        self,
+        queries: Sequence[Query],
+        groups: list[list[int]],
+        answers: list[Scores | None],
+        claimed: list[int],
+    ) -> None:
+        """Answer each group from a row of its own, noted in ``claimed``, in one pass for all."""
         work: list[tuple[int, list[int], list[Node]]] = []
         for group in groups:
             longest = queries[group[0]]
@@ -92,12 +108,7 @@ class PackedPasses:
                 work.append((place, open_, row.plan([queries[index] for index in open_])))
         if not work:
             return
-        try:
-            self._forward([(place, nodes) for place, _, nodes in work])
-        except BaseException:
-            for place, _, _ in work:
-                self._rows[place].row = Row()
-            raise
+        self._forward([(place, nodes) for place, _, nodes in work])
         for place, open_, nodes in work:
             row = self._rows[place].row
             row.store(nodes)

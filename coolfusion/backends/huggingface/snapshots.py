@@ -67,8 +67,9 @@ class SnapshotPasses:
             after = log_softmax_rows(
                 self._feed_copies(queries[0].prefix, snapshot, padded), queries
             )
-            num_forwarded += sum(len(query.continuation) for query in queries)
-            num_passes += 1 if self._step is None else longest
+            again = len(queries[0].prefix) if self._step == 0 else 0
+            num_forwarded += sum(again + len(query.continuation) for query in queries)
+            num_passes += longest if self._step else 1
         scores = []
         for index, query in enumerate(queries):
             rows = [snapshot.log_probs[None]] + ([] if after is None else [after[index]])
