@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from coolfusion.backend import Backend, Query, Sampling, Scores
     from coolfusion.boundaries import Boundary
-    from coolfusion.decoder import Decoder, State
+    from coolfusion.decoder import Decoder
     from coolfusion.errors import (
         CoolfusionError,
         LoadError,
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from coolfusion.recipe import Recipe, Request
     from coolfusion.reranking import Reranker, ScoreTable
     from coolfusion.sources import Source
+    from coolfusion.speculation import Speculation
+    from coolfusion.state import State
     from coolfusion.tokenization import HuggingFaceTokenizer
     from coolfusion.tokenizer import Tokenizer
     from coolfusion.trace import read_trace, write_trace
@@ -57,7 +59,8 @@ _HOME = {
     "Scores": "backend",
     "Source": "sources",
     "SourceError": "errors",
-    "State": "decoder",
+    "Speculation": "speculation",
+    "State": "state",
     "Step": "types",
     "StopReason": "types",
     "Tokenizer": "tokenizer",

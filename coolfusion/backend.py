@@ -41,13 +41,16 @@ class Query:
     """A question to a backend: what of ``continuation``, given ``prefix``?
 
     ``prefix`` holds at least one id. ``watch`` names ids whose total probability is wanted
-    at every position (the ids that end a text, say).
+    at every position (the ids that end a text, say). ``lane`` is a hint: queries about one
+    growing text carry the same number, so that a cache finds it without a search. No answer
+    depends on it.
     """
 
     prefix: tuple[int, ...]
     continuation: tuple[int, ...] = ()
     watch: tuple[int, ...] = ()
     sampling: Sampling = GREEDY
+    lane: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Backend(Protocol):
 
         The answer to each query describes the drafted tokens as ``score`` would if they were
         its continuation, but for what follows the last of them: all its tuples have
-        ``num_tokens`` entries. A caller that wants more asks again with a longer prefix.
+        ``num_tokens`` entries, or more where further picks cost nothing. A caller that wants
+        more asks again with a longer prefix.
         """
         ...

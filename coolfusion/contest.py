@@ -23,11 +23,15 @@ Value = TypeVar("Value", int, float)
 
 @dataclass(slots=True)
 class Turn:
-    """What is known of one row's step so far. ``sources`` are those active at its start."""
+    """What is known of one row's step so far. ``sources`` are those active at its start.
+
+    ``guessed`` is what guessing ahead cost them.
+    """
 
     sources: tuple[str, ...]
     drafts: dict[str, Draft] = field(default_factory=dict)
     scores: dict[str, SegmentScores] = field(default_factory=dict)
+    guessed: dict[str, Usage] = field(default_factory=dict)
     dropped: dict[str, SourceError] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     end_asked: bool = False
@@ -54,7 +58,8 @@ class Turn:
         """What each of ``sources`` spent."""
         none = Usage()
         return tuple(
-            (self.drafts[name].usage if name in self.drafts else none)
+            self.guessed.get(name, none)
+            + (self.drafts[name].usage if name in self.drafts else none)
             + (self.scores[name].usage if name in self.scores else none)
             for name in self.sources
         )

@@ -6,57 +6,59 @@ branched, resumed or decoded beside others without changing what it says.
 
 from __future__ import annotations
 
+import itertools
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import final
 
 from coolfusion import contest
-from coolfusion.backend import Sampling
+from coolfusion.alignment import ratified_cuts
 from coolfusion.canonical import Canonical, extend
 from coolfusion.contest import Turn
-from coolfusion.drafting import Draft, DraftRequest, draft
+from coolfusion.drafting import Draft, DraftRequest, Pen, draft
 from coolfusion.emission import emit
 from coolfusion.errors import ContextLengthError, PromptError, SourceError
 from coolfusion.recipe import Recipe, Request
 from coolfusion.scoring import ScoreRequest, score
 from coolfusion.sources import Source, check_names, isolated
+from coolfusion.speculation import Speculation, Speculator, remembering
+from coolfusion.state import State, sampling_of
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Absence, Generation, Step, StopReason
 
+DEFAULT_SPECULATION = Speculation()
 CONTEXT = 256  # characters of recent text that drafting and stop strings may look back on
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A response in progress.
-
-    ``prompts`` and ``encoded`` have one entry per source of the decoder; ``active`` indexes
-    the sources that still take part. ``num_shown`` characters of ``text`` have been emitted.
-    """
-
-    request: Request
-    prompts: tuple[tuple[int, ...], ...]
-    encoded: tuple[Canonical, ...]
-    active: tuple[int, ...]
-    text: str = ""
-    num_shown: int = 0
-    num_steps: int = 0
-    stop_reason: StopReason | None = None
-    stop_string: str | None = None
-    any_failed: bool = False
 
 
 @final
 class Decoder:
-    """Fuses ``sources`` by ``recipe``. Holds no state of any response."""
+    """Fuses ``sources`` by ``recipe``.
 
-    def __init__(self, sources: Sequence[Source], recipe: Recipe | None = None) -> None:
+    What it keeps of responses, here and in its sources, only saves time: ``speculation``
+    (None: none) changes what they cost and nothing else.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        recipe: Recipe | None = None,
+        *,
+        speculation: Speculation | None = DEFAULT_SPECULATION,
+    ) -> None:
         check_names([source.name for source in sources])
         self.sources = tuple(sources)
         self.recipe = recipe or Recipe()
+        self._lanes = itertools.count()
+        self._remembering = [remembering(source) for source in sources]
+        self._voices = [source for source, _ in self._remembering]
+        paces = [pace for _, pace in self._remembering]
+        self._speculator = (
+            None
+            if speculation is None
+            else Speculator(self._voices, paces, self.recipe.boundary, speculation)
+        )
 
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
         """A state with nothing said yet. Raises ``PromptError`` for a prompt no source can take."""
@@ -73,7 +75,8 @@ class Decoder:
                     f"holds {limit}. Shorten the prompt or leave that source out."
                 )
         nothing = tuple(Canonical() for _ in self.sources)
-        return State(request or Request(), prompts, nothing, tuple(range(len(self.sources))))
+        everyone = tuple(range(len(self.sources)))
+        return State(request or Request(), prompt, prompts, nothing, everyone, next(self._lanes))
 
     def step(self, state: State) -> tuple[State, Step]:
         """Commit one more segment, or stop. A stopped state cannot be stepped."""
@@ -85,6 +88,9 @@ class Decoder:
             raise ValueError("A stopped response cannot be stepped. Start a new one.")
         begun = time.perf_counter()
         turns = [Turn(tuple(self.sources[k].name for k in state.active)) for state in states]
+        if self._speculator is not None:
+            for turn, spent in zip(turns, self._speculator.prepare(states), strict=True):
+                turn.guessed = spent
         self._draft(states, turns)
         for turn in turns:
             contest.merge(turn, self.recipe)
@@ -149,7 +155,7 @@ class Decoder:
 
     def _draft(self, states: Sequence[State], turns: Sequence[Turn]) -> None:
         """Let every active source draft for every row that it takes part in."""
-        for k, source in enumerate(self.sources):
+        for k, source in enumerate(self._voices):
             rows = [row for row, state in enumerate(states) if k in state.active]
             requests = [self._draft_request(states[row], k) for row in rows]
             drafts = isolated(partial(self._drafts_of, source), requests)
@@ -160,31 +166,28 @@ class Decoder:
                     turns[row].drafts[source.name] = drafted
 
     def _drafts_of(self, source: Source, requests: Sequence[DraftRequest]) -> list[Draft]:
+        return draft(source, requests, self._cut)
+
+    def _cut(self, pen: Pen) -> int | None:
+        """The first position where the text drafted so far may be handed over."""
         tokenizers = [source.tokenizer for source in self.sources]
-        return draft(source, requests, self.recipe.boundary, tokenizers)
+        context = pen.request.context
+        return next(ratified_cuts(pen.text, self.recipe.boundary, tokenizers, context), None)
 
     def _draft_request(self, state: State, k: int) -> DraftRequest:
         request = state.request
         return DraftRequest(
             prefix=state.prompts[k] + state.encoded[k].ids,
             context=state.text[-CONTEXT:],
-            sampling=self._sampling(state, k),
+            sampling=sampling_of(request, self.sources[k].name),
             max_tokens=request.max_segment_tokens or self.recipe.boundary.max_tokens,
             room=request.max_new_tokens - len(state.encoded[k].ids),
-        )
-
-    def _sampling(self, state: State, k: int) -> Sampling:
-        """The request's sampling with noise of this source's own."""
-        sampling = state.request.sampling
-        if sampling.is_greedy:
-            return sampling
-        return replace(
-            sampling, seed=sampling.seed << 32 | zlib.crc32(self.sources[k].name.encode())
+            lane=state.lane,
         )
 
     def _score(self, states: Sequence[State], turns: Sequence[Turn]) -> None:
         """Let every source that is left score the candidates of every contest."""
-        for k, source in enumerate(self.sources):
+        for k, source in enumerate(self._voices):
             rows = [
                 row
                 for row, turn in enumerate(turns)
@@ -196,7 +199,8 @@ class Decoder:
                     states[row].encoded[k],
                     tuple(candidate.text for candidate in turns[row].candidates),
                     tuple(candidate.ends for candidate in turns[row].candidates),
-                    self._sampling(states[row], k),
+                    sampling_of(states[row].request, source.name),
+                    states[row].lane,
                 )
                 for row in rows
             ]

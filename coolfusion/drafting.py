@@ -1,29 +1,28 @@
-"""Drafting: a source writes on alone until its text has a cut that all tokenizers ratify."""
+"""Drafting: a source writes on alone until its text has a cut where it may be handed over."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import regex
 
-from coolfusion.alignment import ratified_cuts
 from coolfusion.backend import Query, Sampling, Scores
-from coolfusion.boundaries import Boundary
 from coolfusion.errors import ContextLengthError
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Tokenizer
 from coolfusion.types import Usage
+
+IncrementalDecoder = codecs.getincrementaldecoder("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
     """What a source is to continue.
 
-    ``prefix`` holds its ids, ``context`` the recent text for ratification; ``max_tokens``
-    is the segment cap and ``room`` how many tokens the response may still take (both count
-    this source's tokens).
+    ``prefix`` holds its ids, ``context`` the recent text before the draft; ``max_tokens`` is
+    the segment cap and ``room`` how many tokens the response may still take (both count this
+    source's tokens). ``lane`` names the response.
     """
 
     prefix: tuple[int, ...]
@@ -31,6 +30,7 @@ class DraftRequest:
     sampling: Sampling
     max_tokens: int | None
     room: int
+    lane: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,67 +49,69 @@ class Draft:
 
 
 @dataclass(slots=True)
-class _Pen:
-    """A draft being written."""
+class Pen:
+    """A draft being written: the tokens so far and their complete characters."""
 
     request: DraftRequest
     ids: list[int] = field(default_factory=list)
     text: str = ""
-    decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("strict")
-    )
+    decoder: codecs.IncrementalDecoder = field(default_factory=IncrementalDecoder)
     usage: Usage = field(default_factory=Usage)
     log_end: float = 0.0
 
 
-def draft(
-    source: Source,
-    requests: Sequence[DraftRequest],
-    boundary: Boundary,
-    tokenizers: Sequence[Tokenizer],
-) -> list[Draft]:
+# Where a draft may be cut, once its text has grown: a position, or None to go on.
+Cut = Callable[[Pen], int | None]
+
+
+def draft(source: Source, requests: Sequence[DraftRequest], cut: Cut) -> list[Draft]:
     """One draft per request, written in lockstep so that rows share forward passes.
 
     Raises ``ContextLengthError`` when a prefix leaves no room for even one token.
     """
-    pens = [_Pen(request) for request in requests]
+    pens = [Pen(request) for request in requests]
     drafts: list[Draft | None] = [None] * len(pens)
-    for index, pen in enumerate(pens):
+    for pen in pens:
         if _is_full(source, pen):
             raise ContextLengthError(
                 f"The context window of {source.backend.context_length} tokens is full after "
-                f"{len(requests[index].prefix)} tokens of prompt and response."
+                f"{len(pen.request.prefix)} tokens of prompt and response."
             )
+    watch = tuple(sorted(source.tokenizer.end_ids))
     writing = list(range(len(pens)))
     while writing:
-        queries = [_query(source, pens[index]) for index in writing]
+        queries = [_query(pens[index], watch) for index in writing]
         for index, scores in zip(writing, source.backend.draft(queries, 1), strict=True):
-            drafts[index] = _write(source, pens[index], scores, boundary, tokenizers)
+            drafts[index] = _write(source, pens[index], scores, cut)
         writing = [index for index in writing if drafts[index] is None]
     return [done for done in drafts if done is not None]
 
 
-def _is_full(source: Source, pen: _Pen) -> bool:
+def _is_full(source: Source, pen: Pen) -> bool:
     limit = source.backend.context_length
     return limit is not None and len(pen.request.prefix) + len(pen.ids) >= limit
 
 
-def _query(source: Source, pen: _Pen) -> Query:
+def _query(pen: Pen, watch: tuple[int, ...]) -> Query:
+    request = pen.request
     return Query(
-        pen.request.prefix + tuple(pen.ids),
-        watch=tuple(sorted(source.tokenizer.end_ids)),
-        sampling=pen.request.sampling,
+        request.prefix + tuple(pen.ids), (), watch, sampling=request.sampling, lane=request.lane
     )
 
 
-def _write(
-    source: Source, pen: _Pen, scores: Scores, boundary: Boundary, tokenizers: Sequence[Tokenizer]
-) -> Draft | None:
-    """Add one drafted token; the finished draft, or None while it should go on."""
-    token = scores.picks[0]
+def _write(source: Source, pen: Pen, scores: Scores, cut: Cut) -> Draft | None:
+    """Add the drafted tokens until one closes the draft; None while it should go on."""
     if not pen.ids:
         pen.log_end = scores.watched[0]
-    pen.usage += Usage(1, 0, scores.num_forwarded, scores.num_passes)
+    done, num_drafted = None, 0
+    while done is None and num_drafted < len(scores.picks):
+        done = _write_token(source, pen, scores.picks[num_drafted], cut)
+        num_drafted += 1
+    pen.usage += Usage(num_drafted, 0, scores.num_forwarded, scores.num_passes)
+    return None if done is None else replace(done, usage=pen.usage)
+
+
+def _write_token(source: Source, pen: Pen, token: int, cut: Cut) -> Draft | None:
     if token in source.tokenizer.end_ids:
         return _finish(pen, pen.text, ends=True)
     piece = source.tokenizer.piece(token)
@@ -120,11 +122,11 @@ def _write(
         fresh = pen.decoder.decode(piece)
     except UnicodeDecodeError:
         return _finish(pen, pen.text, reason="it drew bytes that are not UTF-8")
-    pen.text += fresh
     if fresh:
-        cut = next(ratified_cuts(pen.text, boundary, tokenizers, pen.request.context), None)
-        if cut is not None:
-            return _finish(pen, pen.text[:cut])
+        pen.text += fresh
+        position = cut(pen)
+        if position is not None:
+            return _finish(pen, pen.text[:position])
     if len(pen.ids) >= pen.request.room or _is_full(source, pen):
         return _finish(pen, pen.text, reason="no complete character fits into what room is left")
     if pen.request.max_tokens is not None and len(pen.ids) >= pen.request.max_tokens:
@@ -134,7 +136,7 @@ def _write(
     return None
 
 
-def _finish(pen: _Pen, text: str, *, ends: bool = False, reason: str | None = None) -> Draft:
+def _finish(pen: Pen, text: str, *, ends: bool = False, reason: str | None = None) -> Draft:
     """Close a draft; ``reason`` counts only if there is no text to offer."""
     withdrawn = None if text or ends else reason
     return Draft(text, ends, pen.log_end, withdrawn, pen.usage)

@@ -19,13 +19,14 @@ from coolfusion.types import Usage
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Segments to be scored after ``prompt`` and the response so far."""
+    """Segments to be scored after ``prompt`` and the response so far; ``lane`` names the response."""
 
     prompt: tuple[int, ...]
     response: Canonical
     segments: tuple[str, ...]
     ends: tuple[bool, ...]
     sampling: Sampling
+    lane: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def _query(source: Source, request: ScoreRequest, ids: tuple[int, ...], shared: 
         ids[shared:],
         watch=tuple(sorted(source.tokenizer.end_ids)),
         sampling=request.sampling,
+        lane=request.lane,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from coolfusion.reranking import ScoreTable, uniform
 from coolfusion.testing import HOSTILE_TEXTS
+from coolfusion.types import Step
 
 # Families of toy tokenizers, and texts for toy sources to learn and argue about.
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
@@ -88,3 +91,15 @@ def score_tables(draw: st.DrawFn) -> ScoreTable:
         noise.integers(1, 40, size=candidates).astype(np.float64),
         uniform(sources),
     )
+
+
+def said(steps: Iterable[Step]) -> list[Step]:
+    """Steps without their costs: time, and what the models really computed."""
+    return [
+        replace(
+            step,
+            seconds=0.0,
+            usage=tuple(replace(u, num_forwarded=0, num_passes=0) for u in step.usage),
+        )
+        for step in steps
+    ]

@@ -1,215 +1,184 @@
-"""What a backend remembers of one text: a trunk of cached tokens, and branches beside it.
+"""Which tokens of one text are cached, and where: a trunk, and a tree of what may follow it.
 
-The trunk is the text itself; branches are candidates that were scored after some part of
-it. Each cached token knows the slot that holds its keys and values, so a branch that turns
-out to be the text becomes trunk by moving a few slots, and rolling back costs nothing.
-This module plans; it never touches a tensor.
+Token ``i`` of the trunk lies in slot ``i``; tokens of the tree (drafts, scored candidates,
+guesses) lie in any slots after it. The trunk follows the text at a distance, so that what
+was computed beside the text stays until the text has passed it by. This module plans; it
+never touches a tensor.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from coolfusion.backend import Query, Scores
+from coolfusion.backend import Query
+
+REACH = 24  # tokens at the end of a text that stay in the tree, where branches leave them
+ROOM = 64  # slots of the tree, from which on it is folded into the trunk
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A token of the tree in its slot; ``parent`` is None where it follows the trunk."""
+
+    token: int
+    position: int
+    slot: int
+    parent: Node | None
+    children: dict[int, Node] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
-    """What a model says after a token: its choice, its log-probability, the watched ids' total."""
+class Plan:
+    """The tokens one pass computes, and, per query, those after which it wants the logits.
 
-    token: int
-    log_prob: float
-    watched: float
-
-
-@dataclass(slots=True)
-class Entry:
-    """A cached token. ``log_prob`` (nats) is its own, where known; ``pick`` follows it."""
-
-    token: int
-    log_prob: float | None = None
-    pick: Pick | None = None
-
-
-@dataclass(slots=True)
-class Node:
-    """A token to be computed.
-
-    ``parent`` is the index of the node before it, or -1 where it follows ``attach`` tokens of
-    the trunk directly. ``wanted`` says whether what follows it is asked for.
+    Parents come before their children in ``nodes``; ``wanted`` indexes them.
     """
 
-    entry: Entry
-    position: int
-    slot: int
-    parent: int
-    attach: int
-    wanted: bool
+    nodes: list[Node]
+    wanted: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Cached tokens that change their slots: ``slots``, in order, go to ``start`` and after."""
+
+    slots: list[int]
+    start: int
 
 
 @dataclass(slots=True)
 class Row:
-    """The cached trunk, its branches, and the plan of the next pass over them."""
+    """What is cached of one text. Slots from ``num_slots`` on were never written."""
 
-    trunk: list[Entry] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    branches: list[Node] = field(default_factory=list)
+    trunk: list[int] = field(default_factory=list)
+    children: dict[int, Node] = field(default_factory=dict)
+    num_slots: int = 0
 
     def shared(self, ids: Sequence[int]) -> int:
         """How many leading ids the trunk has in common with ``ids``."""
-        end = min(len(ids), len(self.ids))
-        if list(ids[:end]) == self.ids[:end]:
+        end = min(len(ids), len(self.trunk))
+        if list(ids[:end]) == self.trunk[:end]:
             return end
         low, high = 0, end  # the first difference is in (low, high]
         while high - low > 1:
             middle = (low + high) // 2
-            if list(ids[low:middle]) == self.ids[low:middle]:
+            if list(ids[low:middle]) == self.trunk[low:middle]:
                 low = middle
             else:
                 high = middle
         return low
 
-    def answer(self, query: Query) -> Scores | None:
-        """The answer to a query about which everything is remembered, else None."""
-        ids = query.prefix + query.continuation
-        path = self._path(ids)
-        if len(path) < len(ids):
+    def path(self, ids: Sequence[int]) -> list[Node]:
+        """The cached tokens after the trunk that spell what follows it in ``ids``."""
+        path: list[Node] = []
+        if self.shared(ids) == len(self.trunk):
+            children = self.children
+            for token in ids[len(self.trunk) :]:
+                if token not in children:
+                    break
+                path.append(children[token])
+                children = path[-1].children
+        return path
+
+    def num_cached(self, ids: Sequence[int]) -> int:
+        """How many leading tokens of ``ids`` are cached."""
+        return self.shared(ids) + len(self.path(ids))
+
+    def fold(self, ids: Sequence[int]) -> Move | None:
+        """Let the trunk follow the text ``ids`` once the tree has grown, dropping what it passed."""
+        if self.num_slots - len(self.trunk) < ROOM:
             return None
-        first = len(query.prefix) - 1
-        asked = path[first:]
-        picks = [entry.pick for entry in asked if entry.pick is not None]
-        if len(picks) < len(asked):
-            return None
-        log_probs = []
-        for entry, before in zip(asked[1:], picks, strict=False):
-            known = before.log_prob if before.token == entry.token else entry.log_prob
-            if known is None:
-                return None
-            log_probs.append(known)
-        return as_scores(log_probs, picks)
+        path = self.path(ids)
+        num_folded = max(0, len(path) - REACH)
+        # A tree that is wide rather than long is cut back to the text itself.
+        rest = path if self.num_slots - len(self.trunk) - num_folded > 4 * ROOM else None
+        return self._fold(path[:num_folded], rest)
 
-    def settle(self, prefix: Sequence[int]) -> list[int]:
-        """Make the branch that continues ``prefix`` best the trunk.
+    def rewind(self, ids: Sequence[int]) -> Move | None:
+        """Forget all but what is cached of ``ids``, which becomes the trunk."""
+        shared = self.shared(ids)
+        if shared == len(self.trunk):
+            path = self.path(ids)
+            return self._fold(path, [])
+        self.begin(ids[:shared])
+        return None
 
-        Returns the slots that must be moved, in order, to the places right after what
-        trunk is left; an empty list where the trunk serves best as it is.
-        """
-        shared = self.shared(prefix)
-        path = self._branch(prefix)
-        if not path or path[-1].position < shared:
-            return []
-        attach = path[0].attach
-        self._truncate(attach)
-        self.trunk += [node.entry for node in path]
-        self.ids += [node.entry.token for node in path]
-        return [node.slot for node in path]
+    def begin(self, ids: Sequence[int]) -> None:
+        """Start anew with ``ids`` in the first slots."""
+        self.trunk = list(ids)
+        self.children = {}
+        self.num_slots = len(ids)
 
-    def plan(self, queries: Sequence[Query]) -> list[Node]:
-        """The tokens one pass must compute to answer ``queries``, with slots for each.
+    def nodes(self) -> Iterator[Node]:
+        """All tokens of the tree, parents first."""
+        return _descendants(self.children)
 
-        Every prefix must be a prefix of the longest one. Where that is cached whole and
-        candidates are to be scored, the trunk's own tail is kept: it may yet win.
-        """
-        longest = max((query.prefix for query in queries), key=len)
-        keep = self.shared(longest) == len(longest) and any(query.continuation for query in queries)
-        starts = [min(self.shared(query.prefix), len(query.prefix) - 1) for query in queries]
-        if not keep:
-            self._truncate(min(starts))
-            starts = [len(self.trunk)] * len(starts)
-        self.branches = []
-        nodes: list[Node] = []
-        children: dict[tuple[int, int, int], int] = {}
-        base = len(self.trunk)
-        for query, start in zip(queries, starts, strict=True):
-            ids = query.prefix + query.continuation
-            parent = -1
-            for position in range(start, len(ids)):
-                key = (parent, start if parent < 0 else -1, ids[position])
-                wanted = position >= len(query.prefix) - 1
-                if key not in children:
-                    children[key] = len(nodes)
-                    nodes.append(
-                        Node(
-                            Entry(ids[position]), position, base + len(nodes), parent, start, wanted
-                        )
+    def plan(self, queries: Sequence[Query]) -> Plan:
+        """What one pass must compute to answer ``queries``; the tree takes new tokens in."""
+        texts = [query.prefix + query.continuation for query in queries]
+        starts = [len(query.prefix) - 1 for query in queries]
+        self._unfold(
+            min(min(start, self.shared(ids)) for start, ids in zip(starts, texts, strict=True))
+        )
+        nodes: dict[Node, None] = {}
+        wanted: list[list[Node]] = []
+        for ids, start in zip(texts, starts, strict=True):
+            node, children = None, self.children
+            found: list[Node] = []
+            for position in range(len(self.trunk), len(ids)):
+                child = children.get(ids[position])
+                is_new = child is None
+                if child is None:
+                    child = children[ids[position]] = Node(
+                        ids[position], position, self.num_slots, node
                     )
-                parent = children[key]
-                nodes[parent].wanted |= wanted
-        return nodes
+                    self.num_slots += 1
+                if is_new or position >= start:
+                    nodes[child] = None
+                if position >= start:
+                    found.append(child)
+                node, children = child, child.children
+            wanted.append(found)
+        ordered = sorted(nodes, key=lambda node: node.position)
+        index = {node: number for number, node in enumerate(ordered)}
+        return Plan(ordered, [[index[node] for node in found] for found in wanted])
 
-    def store(self, nodes: list[Node]) -> None:
-        """Remember computed tokens: those that simply lengthen the trunk join it."""
-        num_children = Counter(node.parent for node in nodes)
-        num_joined = 0
-        for index, node in enumerate(nodes):
-            straight = node.parent == index - 1 and num_children[node.parent] == 1
-            if not straight or node.attach + index != len(self.trunk):
-                break
-            self.trunk.append(node.entry)
-            self.ids.append(node.entry.token)
-            num_joined += 1
-        self.branches = nodes if num_joined == 0 else self._regrown(nodes, num_joined)
+    def _unfold(self, length: int) -> None:
+        """Shorten the trunk to ``length`` tokens; the others become the tree's."""
+        for position in range(len(self.trunk) - 1, length - 1, -1):
+            node = Node(self.trunk.pop(), position, position, None, self.children)
+            for child in node.children.values():
+                child.parent = node
+            self.children = {node.token: node}
 
-    def _regrown(self, nodes: list[Node], num_joined: int) -> list[Node]:
-        """The nodes that did not join the trunk, attached to what did."""
-        rest: list[Node] = []
-        for node in nodes[num_joined:]:
-            parent = node.parent - num_joined
-            attach = len(self.trunk) if node.parent >= 0 else node.attach
-            if 0 <= node.parent < num_joined:
-                attach, parent = nodes[node.parent].position + 1, -1
-            elif node.parent < 0:
-                parent = -1
-            else:
-                attach = rest[parent].attach
-            rest.append(Node(node.entry, node.position, node.slot, parent, attach, node.wanted))
-        return rest
+    def _fold(self, path: list[Node], rest: list[Node] | None) -> Move:
+        """Append ``path`` to the trunk; of the tree after it, keep all or the chain ``rest``."""
+        start = len(self.trunk)
+        self.trunk += [node.token for node in path]
+        if path:
+            self.children = path[-1].children
+        if rest is not None:
+            self._keep_chain(rest[len(path) :])
+        kept = list(_descendants(self.children))
+        for child in self.children.values():
+            child.parent = None
+        slots = [node.slot for node in path] + [node.slot for node in kept]
+        for slot, node in enumerate(kept, len(self.trunk)):
+            node.slot = slot
+        self.num_slots = start + len(slots)
+        return Move(slots, start)
 
-    def _truncate(self, length: int) -> None:
-        del self.trunk[length:]
-        del self.ids[length:]
-        self.branches = []
-
-    def _path(self, ids: Sequence[int]) -> list[Entry]:
-        """The longest run of cached tokens that spells a beginning of ``ids``."""
-        shared = self.shared(ids)
-        branch = self._branch(ids)
-        if branch and branch[-1].position >= shared:
-            return self.trunk[: branch[0].attach] + [node.entry for node in branch]
-        return self.trunk[:shared]
-
-    def _branch(self, ids: Sequence[int]) -> list[Node]:
-        """The branch that goes furthest along ``ids``."""
-        shared = self.shared(ids)
-        reached: dict[int, list[Node]] = {}
-        best: list[Node] = []
-        for index, node in enumerate(self.branches):
-            fits = node.position < len(ids) and ids[node.position] == node.entry.token
-            if fits and node.parent < 0 and node.attach <= shared:
-                reached[index] = [node]
-            elif fits and node.parent in reached:
-                reached[index] = [*reached[node.parent], node]
-            if index in reached and len(reached[index]) + reached[index][0].attach > (
-                len(best) + best[0].attach if best else 0
-            ):
-                best = reached[index]
-        return best
+    def _keep_chain(self, chain: list[Node]) -> None:
+        self.children = {chain[0].token: chain[0]} if chain else {}
+        for node, after in zip(chain, [*chain[1:], None], strict=True):
+            node.children = {after.token: after} if after else {}
 
 
-def as_scores(log_probs: Sequence[float], picks: Sequence[Pick]) -> Scores:
-    """Scores that cost nothing."""
-    return Scores(
-        tuple(log_probs),
-        tuple(pick.token for pick in picks),
-        tuple(pick.log_prob for pick in picks),
-        tuple(pick.watched for pick in picks),
-    )
-
-
-def ancestors(nodes: Sequence[Node], index: int) -> Iterator[int]:
-    """Indices of a node and of all nodes before it on its path."""
-    while index >= 0:
-        yield index
-        index = nodes[index].parent
+def _descendants(children: dict[int, Node]) -> Iterator[Node]:
+    """All nodes of a tree, parents first."""
+    waiting = list(children.values())
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(node.children.values())

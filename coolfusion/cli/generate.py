@@ -17,8 +17,8 @@ from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
 
 if TYPE_CHECKING:
-    from coolfusion.decoder import State
     from coolfusion.fusion import FusionModel
+    from coolfusion.state import State
     from coolfusion.tokenizer import Prompt
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from coolfusion.backend import Query, Scores
+from coolfusion.backends import token_tree
 from coolfusion.backends.huggingface import TransformersBackend, packed
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.errors import NonFiniteError, UsageError
@@ -117,6 +118,7 @@ class CacheMachine(RuleBasedStateMachine):
     """Two texts that grow, are rewound and interleaved; every answer is the plain one."""
 
     kind = "llama"
+    uses_lanes = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,6 +129,8 @@ class CacheMachine(RuleBasedStateMachine):
     which = st.integers(0, 1)
 
     def ask(self, *queries: Query) -> None:
+        lanes = {self.texts[0][:3]: 1, self.texts[1][:3]: 2} if self.uses_lanes else {}
+        queries = tuple(replace(query, lane=lanes.get(query.prefix[:3])) for query in queries)
         for query, scores in zip(queries, self.backend.score(queries), strict=True):
             assert_plain(self.model, query, scores)
 
@@ -169,26 +173,66 @@ class CacheMachine(RuleBasedStateMachine):
         )
 
 
+@pytest.mark.parametrize("uses_lanes", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_caches_never_show(kind: str) -> None:
-    machine = type(f"CacheMachineOf{kind}", (CacheMachine,), {"kind": kind})
+def test_caches_never_show(kind: str, uses_lanes: bool) -> None:
+    attributes = {"kind": kind, "uses_lanes": uses_lanes}
+    machine = type(f"CacheMachineOf{kind}", (CacheMachine,), attributes)
     run_state_machine_as_test(
         machine, settings=settings(max_examples=4, stateful_step_count=10, deadline=None)
     )
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_nothing_is_computed_twice(kind: str) -> None:
+@pytest.mark.parametrize("lane", [None, 7])
+def test_nothing_is_computed_twice(kind: str, lane: int | None) -> None:
     backend = TransformersBackend(model_of(kind))
     text = prompt = tuple(range(1, 11))
     spent = 0
     for _ in range(8):
-        drafted = backend.draft([Query(text, (), WATCH)], 1)[0]
+        drafted = backend.draft([Query(text, (), WATCH, lane=lane)], 1)[0]
         text += drafted.picks
         spent += drafted.num_forwarded
     assert spent == len(prompt) + 7
-    scored = backend.score([Query(prompt, text[10:17], WATCH)])[0]
-    assert (scored.num_forwarded, scored.num_passes) == (0, 0)
+
+
+def test_branches_stay_cached_while_the_text_is_near() -> None:
+    backend = TransformersBackend(model_of("llama"))
+    text = tuple(range(1, 11))
+    backend.score([Query(text, (20, 21, 22), WATCH, lane=1)])
+    backend.draft([Query((*text, 30, 31), (), WATCH, lane=1)], 2)
+    resumed = backend.score([Query((*text, 20, 21, 22), (23,), WATCH, lane=1)])[0]
+    assert (
+        resumed.num_forwarded == 2
+    )  # the last token of the prefix, for its logits, and the new one
+
+
+def test_texts_share_the_beginning_of_another() -> None:
+    backend = TransformersBackend(model_of("llama"))
+    system = tuple(i * 7 % VOCAB for i in range(120))
+    for lane in range(3):
+        query = Query((*system, lane), (), WATCH, lane=lane)
+        assert_plain(model_of("llama"), query, backend.score([query])[0])
+        backend.score([Query((*system, lane, lane), (), WATCH, lane=lane)])
+    fresh = Query((*system, 9), (), WATCH, lane=9)
+    scores = backend.score([fresh])[0]
+    assert_plain(model_of("llama"), fresh, scores)
+    assert scores.num_forwarded < 40
+
+
+def test_the_cache_stays_as_short_as_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_tree, "ROOM", 8)
+    monkeypatch.setattr(token_tree, "REACH", 4)
+    backend = TransformersBackend(model_of("llama"))
+    text = tuple(range(1, 11))
+    for number in range(100):
+        candidates = [(number % VOCAB, 5), (number % VOCAB, 6, 7), (number * 3 % VOCAB, 8)]
+        backend.score([Query(text, ids, WATCH, lane=1) for ids in candidates])
+        text += candidates[number % 3][:1]
+        row = backend._passes._places[0].row
+        assert row.num_slots <= len(text) + 5 * token_tree.ROOM
+    query = Query(text[:-3], text[-3:], WATCH, lane=1)
+    assert_plain(model_of("llama"), query, backend.score([query])[0])
 
 
 def test_candidates_of_one_text_share_a_pass() -> None:

@@ -17,7 +17,7 @@ from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.recipe import PRESETS
 from coolfusion.testing import toy_source
 from coolfusion.tokenizer import pieces_text
-from tests.strategies import FAMILIES, STORIES
+from tests.strategies import FAMILIES, STORIES, said
 
 PROMPTS = ("Tom has", "The cat", "Ann", "Now", "\u65e5\u672c")
 
@@ -36,10 +36,6 @@ def source_lists(draw: st.DrawFn, min_size: int = 1) -> list[Source]:
 
 prompts = st.sampled_from(PROMPTS)
 samplings = st.sampled_from([Sampling(), Sampling(0.8, 0, 0.95, 1), Sampling(1.2, 20, 1.0, 2)])
-
-
-def untimed(steps: Sequence[Step]) -> list[Step]:
-    return [replace(step, seconds=0.0) for step in steps]
 
 
 def run(sources: list[Source], prompt: str, preset: str = "default", **limits) -> Generation:
@@ -126,7 +122,7 @@ def test_a_batch_is_its_rows(sources: list[Source], sampling: Sampling, max_rows
     for prompt, result in zip(PROMPTS, together, strict=True):
         alone = decoder.generate(prompt, request)
         assert (result.text, result.stop_reason) == (alone.text, alone.stop_reason)
-        assert untimed(result.steps) == untimed(alone.steps)
+        assert said(result.steps) == said(alone.steps)
 
 
 @given(source_lists(min_size=2), prompts, st.randoms())
@@ -164,7 +160,7 @@ def test_seeds_are_reproducible(sources: list[Source], prompt: str, seed: int) -
     sampling = Sampling(1.0, 0, 1.0, seed)
     first = run(sources, prompt, sampling=sampling)
     again = run(sources, prompt, sampling=sampling)
-    assert untimed(first.steps) == untimed(again.steps)
+    assert said(first.steps) == said(again.steps)
 
 
 def test_seeds_matter() -> None:
@@ -213,7 +209,7 @@ def test_a_failing_source_is_dropped(
         return
     (index,) = dropped
     assert str(error()) in result.warnings[0]
-    assert untimed(result.steps[:index]) == untimed(intact.steps[:index])
+    assert said(result.steps[:index]) == said(intact.steps[:index])
     assert all(sources[0].name not in step.sources for step in result.steps[index + 1 :])
     assert result.stop_reason is not StopReason.SOURCES_FAILED
     assert result.text == "".join(step.segment for step in result.steps)

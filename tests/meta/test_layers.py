@@ -15,18 +15,19 @@ PACKAGE = Path(__file__).parents[2] / "coolfusion"
 LAYERS = """
 __main__
 cli
-fusion
+evaluation
+fusion response
 decoder
-contest
-drafting scoring
+contest speculation
+drafting scoring state guesses
 alignment recipe testing backends.huggingface
-sources backends.ngram backends.token_tree tokenization canonical ending trace
+sources measuring recall backends.ngram backends.token_tree tokenization canonical ending trace
 token_pieces reranking tokenizer backend emission
 boundaries types builtin
 errors __init__ backends
 """
 RANK = {name: -number for number, row in enumerate(LAYERS.split("\n")) for name in row.split()}
-PACKAGES = ("cli", "testing", "backends.huggingface")
+PACKAGES = ("cli", "evaluation", "testing", "backends.huggingface")
 HEAVY = {"torch", "transformers", "safetensors"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

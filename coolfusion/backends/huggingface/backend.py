@@ -15,6 +15,7 @@ import torch
 from coolfusion.backend import Query, Scores
 from coolfusion.backends.huggingface.packed import PackedPasses
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
+from coolfusion.backends.huggingface.vocabulary import vocab_size
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 DEFAULT_ROWS = 64
@@ -43,9 +44,9 @@ class TransformersBackend:
             )
         self._model = model
         config = model.config.get_text_config()
-        self._vocab_size = int(config.vocab_size)
+        self._vocab_size = vocab_size(config)
         self._context_length = _context_length(config)
-        self._passes = _choose_passes(model, self._vocab_size, max_rows)
+        self._passes = _choose_passes(model, max_rows)
 
     @property
     def vocab_size(self) -> int:
@@ -63,7 +64,7 @@ class TransformersBackend:
         return "packed" if isinstance(self._passes, PackedPasses) else "snapshots"
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer a batch of queries; what is cached already costs nothing."""
+        """Answer a batch of queries; what is cached of a prefix is not computed again."""
         for query in queries:
             self._check(query)
         return self._passes.score(queries)
@@ -82,19 +83,14 @@ class TransformersBackend:
         return drafted
 
     def _check(self, query: Query) -> None:
-        ids = query.prefix + query.continuation
+        num_tokens = len(query.prefix) + len(query.continuation)
         if not query.prefix:
             raise SourceError(
                 "A query has an empty prefix; a model needs at least one token to start from."
             )
-        if self._context_length is not None and len(ids) > self._context_length:
+        if self._context_length is not None and num_tokens > self._context_length:
             raise ContextLengthError(
-                f"The query has {len(ids)} tokens, but the context window holds {self._context_length}."
-            )
-        if min(ids) < 0 or max(ids) >= self._vocab_size:
-            raise SourceError(
-                f"An id lies outside the model's vocabulary of {self._vocab_size} (ids {min(ids)} to {max(ids)}). "
-                "The tokenizer does not belong to this model."
+                f"The query has {num_tokens} tokens, but the context window holds {self._context_length}."
             )
 
 
@@ -118,9 +114,9 @@ def _context_length(config: Any) -> int | None:
     return None
 
 
-def _choose_passes(model: Any, vocab_size: int, max_rows: int) -> Passes:
+def _choose_passes(model: Any, max_rows: int) -> Passes:
     """The fastest way that gives the numbers of a plain forward pass of this model."""
-    probe = _probe(vocab_size)
+    probe = _probe(vocab_size(model.config))
     try:
         with torch.inference_mode():
             expected = [_plain_scores(model, query) for query in probe]
@@ -137,10 +133,10 @@ def _choose_passes(model: Any, vocab_size: int, max_rows: int) -> Passes:
     return SnapshotPasses(model, 0)
 
 
-def _probe(vocab_size: int) -> list[Query]:
+def _probe(size: int) -> list[Query]:
     """Two candidates after one prefix, then a longer prefix that continues the first of them."""
     ids = [7 * i * i + 3 * i + 1 for i in range(16)]
-    tokens = tuple(token % vocab_size for token in ids)
+    tokens = tuple(token % size for token in ids)
     return [
         Query(tokens[:5], tokens[5:8]),
         Query(tokens[:5], tokens[9:11]),

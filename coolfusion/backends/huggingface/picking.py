@@ -2,55 +2,98 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
-from coolfusion.backend import Sampling
-from coolfusion.backends.token_tree import Pick
+from coolfusion.backend import Query, Sampling, Scores
 from coolfusion.errors import NonFiniteError
 
 
-def log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities in float32, (positions, vocabulary).
+def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
+    """The answers to ``queries``, without their costs.
 
-    Raises ``NonFiniteError`` if any position has no proper distribution.
+    ``logits`` (positions, vocabulary) are those after the prefix and after every token of the
+    continuation of the first query, then of the second, and so on. Raises ``NonFiniteError``
+    if any position has no proper distribution.
     """
-    wide = logits.float()
-    total = torch.logsumexp(wide, dim=-1, keepdim=True)
-    if not bool(torch.isfinite(total).all()):
+    logits = logits.float()
+    total = torch.logsumexp(logits, dim=-1)
+    tokens, own = _picks(logits, queries)
+    texts = torch.tensor(
+        [token for query in queries for token in (*query.continuation, 0)], device=logits.device
+    )
+    spelled = logits.gather(1, texts[:, None])[:, 0]
+    numbers = torch.stack([own, spelled, _watched(logits, queries)]) - total
+    picked: list[int] = tokens.tolist()
+    pick_log_probs, log_probs, watched = numbers.clamp(max=0.0).tolist()
+    if any(math.isnan(value) for value in pick_log_probs):
         raise NonFiniteError(
             "The model returned NaN or infinite logits. Its weights may be damaged, or its dtype "
             "too narrow for it (float16 overflows where bfloat16 does not)."
         )
-    return wide - total
-
-
-def picks(
-    log_probs: torch.Tensor, sampling: Sampling, watch: tuple[int, ...], positions: list[int]
-) -> list[Pick]:
-    """One pick per row of ``log_probs`` (positions, vocabulary).
-
-    ``positions`` are the indices, in the whole text, of the tokens being picked.
-    """
-    if sampling.is_greedy:
-        tokens = log_probs.argmax(dim=-1)
-    else:
-        tokens = torch.stack(
-            [
-                _sample(row, sampling, position)
-                for row, position in zip(log_probs, positions, strict=True)
-            ]
+    answers = []
+    start = 0
+    for query in queries:
+        end = start + len(query.continuation) + 1
+        answers.append(
+            Scores(
+                tuple(log_probs[start : end - 1]),
+                tuple(picked[start:end]),
+                tuple(pick_log_probs[start:end]),
+                tuple(watched[start:end]),
+            )
         )
-    own = log_probs.gather(1, tokens[:, None])[:, 0].clamp(max=0.0).tolist()
-    if watch:
-        total = torch.logsumexp(log_probs[:, list(watch)], dim=-1).clamp(max=0.0).tolist()
-    else:
-        total = [float("-inf")] * len(own)
-    return [Pick(*triple) for triple in zip(tokens.tolist(), own, total, strict=True)]
+        start = end
+    return answers
 
 
-def _sample(log_probs: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
+def charged(scores: Scores, num_forwarded: int, num_passes: int) -> Scores:
+    """The same answer with what it cost."""
+    return replace(scores, num_forwarded=num_forwarded, num_passes=num_passes)
+
+
+def _picks(logits: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(positions,) ids picked and their logits."""
+    own, tokens = logits.max(dim=-1)
+    if all(query.sampling.is_greedy for query in queries):
+        return tokens, own
+    line = 0
+    for query in queries:
+        for position in range(len(query.prefix), len(query.prefix) + len(query.continuation) + 1):
+            if not query.sampling.is_greedy:
+                tokens[line] = _sample(logits[line], query.sampling, position)
+            line += 1
+    return tokens, logits.gather(1, tokens[:, None])[:, 0]
+
+
+def _watched(logits: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
+    """(positions,) log of the summed exponentials of the watched ids' logits."""
+    kinds = {query.watch for query in queries}
+    if len(kinds) == 1:
+        return _log_sum(logits, next(iter(kinds)))
+    parts = []
+    start = 0
+    for query in queries:
+        end = start + len(query.continuation) + 1
+        parts.append(_log_sum(logits[start:end], query.watch))
+        start = end
+    return torch.cat(parts)
+
+
+def _log_sum(logits: torch.Tensor, watch: tuple[int, ...]) -> torch.Tensor:
+    if not watch:
+        return torch.full_like(logits[:, 0], float("-inf"))
+    if len(watch) == 1:
+        return logits[:, watch[0]]
+    return torch.logsumexp(logits[:, list(watch)], dim=-1)
+
+
+def _sample(logits: torch.Tensor, sampling: Sampling, position: int) -> torch.Tensor:
     """Argmax of the tempered, filtered log-probabilities plus noise of (seed, position)."""
-    tempered = torch.log_softmax(log_probs / sampling.temperature, dim=-1)
+    tempered = torch.log_softmax(torch.log_softmax(logits, dim=-1) / sampling.temperature, dim=-1)
     ranked, order = tempered.sort(descending=True, stable=True)
     if sampling.top_k > 0:
         ranked, order = ranked[: sampling.top_k], order[: sampling.top_k]
@@ -59,7 +102,7 @@ def _sample(log_probs: torch.Tensor, sampling: Sampling, position: int) -> torch
         kept = int((before < sampling.top_p).sum())
         ranked, order = ranked[: max(1, kept)], order[: max(1, kept)]
     generator = torch.Generator().manual_seed(_mix(sampling.seed, position))
-    noise = -torch.empty(len(log_probs)).exponential_(generator=generator).log()
+    noise = -torch.empty(len(logits)).exponential_(generator=generator).log()
     return order[(ranked + noise.to(ranked.device)[order]).argmax()]
 
 

@@ -6,12 +6,13 @@ neither appending a token nor dropping one copies what is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from coolfusion.backends.token_tree import Move
 
 CHUNK = 256  # slots by which a buffer grows
 
@@ -20,20 +21,22 @@ CHUNK = 256  # slots by which a buffer grows
 class Writing:
     """Where a pass puts its keys and values.
 
-    ``rows`` are buffer rows, ``slots`` is (rows, tokens), and attention reads the first
-    ``length`` slots of each row.
+    ``rows`` are the buffer's rows that take part, ``slots`` is (rows, tokens), and attention
+    reads the first ``length`` slots of each row.
     """
 
-    rows: Sequence[int]
+    rows: slice
     slots: torch.Tensor
     length: int
 
     @property
     def run(self) -> slice | None:
-        """The rows as a slice, where they follow one another."""
-        first = self.rows[0]
-        consecutive = list(self.rows) == list(range(first, first + len(self.rows)))
-        return slice(first, first + len(self.rows)) if consecutive else None
+        """The slots as a slice, where there is one row and they follow one another."""
+        if self.slots.shape[0] > 1:
+            return None
+        slots = self.slots[0].tolist()
+        straight = slots == list(range(slots[0], slots[0] + len(slots)))
+        return slice(slots[0], slots[0] + len(slots)) if straight else None
 
 
 class SlotLayer(CacheLayerMixin):
@@ -57,25 +60,33 @@ class SlotLayer(CacheLayerMixin):
         self.values = _grown(self.values, max(rows, num_rows), slots)
 
     def write(
-        self, keys: torch.Tensor, values: torch.Tensor, writing: Writing
+        self, keys: torch.Tensor, values: torch.Tensor, writing: Writing, run: slice | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values and return all that the pass may attend to."""
+        """Store new keys and values and return views of all that the pass may attend to."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        self.reserve(max(writing.rows) + 1, writing.length)
-        rows = torch.tensor(list(writing.rows), device=keys.device)
-        self.keys[rows[:, None], :, writing.slots] = keys.transpose(1, 2)
-        self.values[rows[:, None], :, writing.slots] = values.transpose(1, 2)
-        seen: slice | torch.Tensor = rows if writing.run is None else writing.run
-        return self.keys[seen, :, : writing.length], self.values[seen, :, : writing.length]
+        self.reserve(writing.rows.stop, writing.length)
+        if run is not None:
+            self.keys[writing.rows, :, run] = keys
+            self.values[writing.rows, :, run] = values
+        else:
+            index = writing.slots[:, None, :, None].expand_as(keys)
+            self.keys[writing.rows].scatter_(2, index, keys)
+            self.values[writing.rows].scatter_(2, index, values)
+        read = slice(0, writing.length)
+        return self.keys[writing.rows, :, read], self.values[writing.rows, :, read]
 
-    def move(self, row: int, slots: Sequence[int], start: int) -> None:
-        """Copy ``slots`` of a row to the slots from ``start`` on."""
-        if not self.is_initialized or list(slots) == list(range(start, start + len(slots))):
-            return
-        index = torch.tensor(list(slots), device=self.keys.device)
-        self.keys[row, :, start : start + len(slots)] = self.keys[row, :, index]
-        self.values[row, :, start : start + len(slots)] = self.values[row, :, index]
+    def move(self, row: int, index: torch.Tensor, start: int) -> None:
+        """Copy the slots ``index`` of a row to the slots from ``start`` on."""
+        end = start + len(index)
+        self.keys[row, :, start:end] = self.keys[row, :, index]
+        self.values[row, :, start:end] = self.values[row, :, index]
+
+    def copy(self, source: int, target: int, num_slots: int) -> None:
+        """Copy the first slots of one row to another."""
+        self.reserve(target + 1, num_slots)
+        self.keys[target, :, :num_slots] = self.keys[source, :, :num_slots]
+        self.values[target, :, :num_slots] = self.values[source, :, :num_slots]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -97,11 +108,16 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """All layers of one model, written as the current ``writing`` says."""
+    """All layers of one model, written as ``write_at`` said."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=SlotLayer)
-        self.writing: Writing | None = None
+        self._writing: Writing | None = None
+        self._run: slice | None = None
+
+    def write_at(self, writing: Writing) -> None:
+        """Say where the coming pass puts its keys and values."""
+        self._writing, self._run = writing, writing.run
 
     def update(
         self,
@@ -114,13 +130,31 @@ class SlotCache(Cache):
         """Called by attention layers with what they computed for the tokens of this pass."""
         while len(self.layers) <= layer_idx:
             self.layers.append(SlotLayer())
-        return self.layers[layer_idx].write(key_states, value_states, self.writing)
+        return self.layers[layer_idx].write(key_states, value_states, self._writing, self._run)
 
-    def move(self, row: int, slots: Sequence[int], start: int) -> None:
+    def move(self, row: int, move: Move) -> None:
         """Copy slots of a row in every layer."""
+        places = range(move.start, move.start + len(move.slots))
+        settled = next(
+            (
+                i
+                for i, (slot, place) in enumerate(zip(move.slots, places, strict=True))
+                if slot != place
+            ),
+            len(move.slots),
+        )
+        if settled == len(move.slots):
+            return
         with torch.inference_mode():
             for layer in self.layers:
-                layer.move(row, slots, start)
+                index = torch.tensor(move.slots[settled:], device=layer.keys.device)
+                layer.move(row, index, move.start + settled)
+
+    def copy(self, source: int, target: int, num_slots: int) -> None:
+        """Give a row the beginning of another."""
+        with torch.inference_mode():
+            for layer in self.layers:
+                layer.copy(source, target, num_slots)
 
 
 def _grown(buffer: torch.Tensor, num_rows: int, num_slots: int) -> torch.Tensor:

@@ -14,20 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 
 from coolfusion.backend import Query, Scores
-from coolfusion.backends.huggingface.picking import log_softmax, picks
+from coolfusion.backends.huggingface.picking import charged, read_scores
+from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
 
 MAX_SNAPSHOTS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model's state after some ids, and the log-probabilities (vocabulary,) of what follows."""
+    """A model's state after some ids, and the logits (1, vocabulary) of what follows."""
 
     cache: Any
-    log_probs: torch.Tensor
+    logits: torch.Tensor
 
 
 @final
@@ -59,37 +61,19 @@ class SnapshotPasses:
     def _score(self, queries: Sequence[Query]) -> list[Scores]:
         snapshot, num_forwarded, num_passes = self._advance(queries[0].prefix)
         longest = max(len(query.continuation) for query in queries)
-        after = None
+        lines = [[snapshot.logits] for _ in queries]
         if longest:
             padded = [
                 query.continuation + (0,) * (longest - len(query.continuation)) for query in queries
             ]
-            after = log_softmax_rows(
-                self._feed_copies(queries[0].prefix, snapshot, padded), queries
-            )
+            after = self._feed_copies(queries[0].prefix, snapshot, padded)
+            for index, query in enumerate(queries):
+                lines[index].append(after[index, : len(query.continuation)])
             again = len(queries[0].prefix) if self._step == 0 else 0
             num_forwarded += sum(again + len(query.continuation) for query in queries)
             num_passes += longest if self._step else 1
-        scores = []
-        for index, query in enumerate(queries):
-            rows = [snapshot.log_probs[None]] + ([] if after is None else [after[index]])
-            log_probs = torch.cat(rows)[: len(query.continuation) + 1]
-            positions = [len(query.prefix) + i for i in range(len(log_probs))]
-            found = picks(log_probs, query.sampling, query.watch, positions)
-            own = log_probs[list(range(len(query.continuation))), list(query.continuation)].clamp(
-                max=0.0
-            )
-            scores.append(
-                Scores(
-                    tuple(own.tolist()),
-                    tuple(pick.token for pick in found),
-                    tuple(pick.log_prob for pick in found),
-                    tuple(pick.watched for pick in found),
-                    num_forwarded=0 if index else num_forwarded,
-                    num_passes=0 if index else num_passes,
-                )
-            )
-        return scores
+        answers = read_scores(torch.cat([part for parts in lines for part in parts]), queries)
+        return [charged(answers[0], num_forwarded, num_passes), *answers[1:]]
 
     def _advance(self, prefix: tuple[int, ...]) -> tuple[Snapshot, int, int]:
         """The state after ``prefix``, with the tokens and passes it took to get there."""
@@ -101,7 +85,7 @@ class SnapshotPasses:
         cache = copy.deepcopy(self._snapshots[start].cache) if start and self._step != 0 else None
         todo = prefix[len(start) :] if cache is not None else prefix
         cache, logits, num_passes = self._feed(cache, [todo])
-        snapshot = Snapshot(cache, log_softmax(logits[0, -1:])[0])
+        snapshot = Snapshot(cache, logits[0, -1:])
         self._snapshots[prefix] = snapshot
         while len(self._snapshots) > MAX_SNAPSHOTS:
             self._snapshots.popitem(last=False)
@@ -123,7 +107,9 @@ class SnapshotPasses:
 
     def _feed(self, cache: Any, rows: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor, int]:
         """Run rows of equal length through the model, a piece at a time where it must be."""
-        ids = torch.tensor([list(row) for row in rows], device=self._model.device)
+        given = np.array(rows, dtype=np.int64)
+        check_ids(given, vocab_size(self._model.config))
+        ids = torch.from_numpy(given).to(self._model.device)
         width = ids.shape[1] if cache is None or not self._step else self._step
         logits = []
         with torch.inference_mode():
@@ -134,11 +120,3 @@ class SnapshotPasses:
                 cache = getattr(output, self._cache_name) if self._step != 0 else None
                 logits.append(output.logits)
         return cache, torch.cat(logits, dim=1), len(logits)
-
-
-def log_softmax_rows(logits: torch.Tensor, queries: Sequence[Query]) -> list[torch.Tensor]:
-    """Log-probabilities of each query's own positions, padding left out."""
-    return [
-        log_softmax(rows[: len(query.continuation)])
-        for rows, query in zip(logits, queries, strict=True)
-    ]

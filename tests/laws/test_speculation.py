@@ -1,0 +1,269 @@
+"""Guessing ahead changes what a response costs and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampling, Source
+from coolfusion.backend import Query, Scores
+from coolfusion.boundaries import boundary_named
+from coolfusion.errors import SourceError
+from coolfusion.guesses import Guess, forks, look_up
+from coolfusion.measuring import Acceptance, Pace, expected_tokens
+from coolfusion.recall import Recall
+from coolfusion.recipe import PRESETS
+from coolfusion.reranking import RERANKERS, lead, without_outliers
+from coolfusion.speculation import Speculation
+from coolfusion.testing import toy_source
+from tests.laws.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
+from tests.strategies import STORIES, said
+
+JUDGES = {**RERANKERS, "without_outliers": without_outliers(RERANKERS["mean_nll"])}
+BOUNDARIES = ("words", "phrases:2", "lines", "sentences", "whole_response")
+OUTSIDE = toy("outside", "byte_bpe", (0, 1, 2, 3, 4))
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    preset = PRESETS[draw(st.sampled_from(sorted(PRESETS)))]
+    boundary = boundary_named(draw(st.sampled_from(BOUNDARIES)))
+    return replace(
+        preset, reranker=JUDGES[draw(st.sampled_from(sorted(JUDGES)))], boundary=boundary
+    )
+
+
+speculations = st.sampled_from(
+    [Speculation(), Speculation(look_up=False), Speculation(drafter=OUTSIDE)]
+)
+
+
+def pair(
+    sources: list[Source], recipe: Recipe, speculation: Speculation, request: Request
+) -> list[list[Generation]]:
+    return [
+        Decoder(sources, recipe, speculation=how).generate_batch(PROMPTS, request, max_rows=rows)
+        for how, rows in ((speculation, 3), (None, 1))
+    ]
+
+
+@settings(deadline=None)
+@given(source_lists(), recipes(), speculations, samplings, st.integers(1, 40))
+def test_on_equals_off(
+    sources: list[Source],
+    recipe: Recipe,
+    speculation: Speculation,
+    sampling: Sampling,
+    limit: int,
+) -> None:
+    request = Request(max_new_tokens=limit, sampling=sampling, stop=("12",))
+    with_it, without = pair(sources, recipe, speculation, request)
+    for one, other in zip(with_it, without, strict=True):
+        assert (one.text, one.stop_reason, one.stop_string) == (
+            other.text,
+            other.stop_reason,
+            other.stop_string,
+        )
+        assert said(one.steps) == said(other.steps)
+
+
+@pytest.mark.parametrize("judge", sorted(JUDGES))
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_every_reranker_and_number_of_sources(judge: str, number: int) -> None:
+    families = ("byte_bpe", "sentencepiece_bpe", "characters", "bytes")
+    shares = ((0, 1), (1, 2, 4), (2, 3), (0, 3, 4))
+    sources = [toy(f, f, s) for f, s in zip(families[:number], shares, strict=False)]
+    recipe = Recipe(reranker=JUDGES[judge])
+    with_it, without = pair(sources, recipe, Speculation(), Request(max_new_tokens=40))
+    assert [said(g.steps) for g in with_it] == [said(g.steps) for g in without]
+
+
+def test_a_lead_that_is_also_the_guesser() -> None:
+    sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
+    for name in ("one", "two"):
+        with_it, without = pair(sources, Recipe(reranker=lead(name)), Speculation(), Request())
+        assert [said(g.steps) for g in with_it] == [said(g.steps) for g in without]
+
+
+@given(source_lists(min_size=2), st.sampled_from(PROMPTS), st.integers(0, 40))
+def test_a_source_that_fails_while_guesses_are_made(
+    sources: list[Source], prompt: str, after: int
+) -> None:
+    broken = replace(sources[0], backend=Failing(sources[0], after, RuntimeError("gone")))
+    result = Decoder([broken, *sources[1:]]).generate(prompt, Request(max_new_tokens=30))
+    intact = Decoder(sources).generate(prompt, Request(max_new_tokens=30))
+    index = next((step.index for step in result.steps if step.dropped), len(result.steps))
+    assert said(result.steps[:index]) == said(intact.steps[:index])
+    assert result.text == "".join(step.segment for step in result.steps)
+
+
+def test_an_outside_drafter_that_fails_is_done_without() -> None:
+    sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
+    drafter = replace(OUTSIDE, backend=Failing(OUTSIDE, 2, RuntimeError("gone")))
+    with_it, without = pair(sources, Recipe(), Speculation(drafter), Request())
+    assert [said(g.steps) for g in with_it] == [said(g.steps) for g in without]
+
+
+class Counting:
+    """A backend that counts its calls and what it is asked about."""
+
+    def __init__(self, source: Source) -> None:
+        self.inner, self.calls, self.tokens = source.backend, 0, 0
+        self.vocab_size, self.context_length = self.inner.vocab_size, self.inner.context_length
+
+    def score(self, queries: list[Query]) -> list[Scores]:
+        self.calls += 1
+        self.tokens += sum(len(query.continuation) + 1 for query in queries)
+        return self.inner.score(queries)
+
+    def draft(self, queries: list[Query], num_tokens: int) -> list[Scores]:
+        self.calls += num_tokens
+        return self.inner.draft(queries, num_tokens)
+
+
+def test_sources_that_agree_are_asked_far_less_often() -> None:
+    twins = [toy_source(name, STORIES, family="characters", order=6) for name in ("one", "two")]
+    calls = []
+    for speculation in (Speculation(look_up=False), None):
+        counting = [Counting(source) for source in twins]
+        sources = [replace(s, backend=c) for s, c in zip(twins, counting, strict=True)]
+        decoder = Decoder(sources, speculation=speculation)
+        decoder.generate("The cat", Request(max_new_tokens=60))
+        calls.append(min(counter.calls for counter in counting))
+    assert 2 * calls[0] < calls[1]
+
+
+@pytest.fixture(scope="module")
+def builtin() -> FusionModel:
+    return FusionModel.from_pretrained()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_trained_transformers(builtin: FusionModel, temperature: float) -> None:
+    prompts = [
+        [{"role": "user", "content": question}]
+        for question in (
+            "Ann has 14 pears. She buys 5 more pears and eats 3. How many pears has Ann now?",
+            "A pen costs 4 coins and a book costs 9 coins. What do 2 pens and 1 book cost?",
+            "There are 6 bags with 7 apples each. How many apples are there?",
+        )
+    ]
+    settings = Request(max_new_tokens=80, sampling=Sampling(temperature, seed=3))
+    for number in (1, 2, 3):
+        sources = builtin.sources[:number]
+        without = Decoder(sources, speculation=None).generate_batch(prompts, settings, max_rows=1)
+        for rows in (1, 3):
+            with_it = Decoder(sources).generate_batch(prompts, settings, max_rows=rows)
+            for one, other in zip(with_it, without, strict=True):
+                assert (one.text, one.stop_reason) == (other.text, other.stop_reason)
+                for left, right in zip(one.steps, other.steps, strict=True):
+                    assert [(c.text, c.drafters, c.num_tokens) for c in left.candidates] == [
+                        (c.text, c.drafters, c.num_tokens) for c in right.candidates
+                    ]
+                    for a, b in zip(left.candidates, right.candidates, strict=True):
+                        assert a.cost == pytest.approx(b.cost, abs=1e-3)
+
+
+@given(st.data())
+def test_recall_gives_what_the_backend_would(data: st.DataObject) -> None:
+    inner = toy("one", "byte_bpe", (0, 1, 2, 3, 4)).backend
+    recall = Recall(inner)
+    text: tuple[int, ...] = (1,)
+    ids = st.lists(st.integers(0, 20), max_size=4).map(tuple)
+    for _ in range(data.draw(st.integers(1, 12))):
+        prefix = text[: data.draw(st.integers(1, len(text)))]
+        sampling = data.draw(st.sampled_from([Sampling(), Sampling(1.0, seed=4)]))
+        query = Query(prefix, data.draw(ids), (2,), sampling, data.draw(st.sampled_from([None, 1])))
+        if data.draw(st.booleans()):
+            got, want = recall.score([query])[0], inner.score([query])[0]
+        else:
+            got = recall.draft([query], 2)[0]
+            want = inner.draft([query], len(got.picks))[0]
+        for name in ("log_probs", "picks", "pick_log_probs", "watched"):
+            assert getattr(got, name) == getattr(want, name)
+        text = prefix + query.continuation + got.picks[:2]
+
+
+def test_recall_asks_nothing_twice() -> None:
+    counting = Counting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
+    recall = Recall(counting)
+    query = Query((1, 2, 3), (4, 5, 6), (2,), lane=1)
+    first = recall.score([query])
+    assert recall.score([query]) == [replace(first[0], num_forwarded=0, num_passes=0)]
+    recall.score([replace(query, prefix=(1, 2, 3, 4), continuation=(5,))])
+    recall.draft([replace(query, continuation=(4, 5))], 1)
+    assert counting.calls == 1
+    recall.score([replace(query, continuation=(4, 5, 6, 7))])
+    assert counting.tokens == 4 + 2
+
+
+def guess_of(text: str, **more) -> Guess:
+    return Guess(
+        **{"start": 3, "text": text, "ends": False, "cuts": (5, 7), "forks": {}, **more},
+        num_tokens=3,
+    )
+
+
+def test_what_is_left_of_a_guess() -> None:
+    guess = guess_of(" a b", forks={0: (), 1: (5,)})
+    assert guess.remains("Tom")
+    assert guess.remains("Tom a")
+    assert not guess.remains("Tom a b")
+    assert not guess.remains("Tom a b c")
+    assert guess.failed("Tom x")
+    assert guess.num_right("Tom ax") == 2
+    assert guess.is_agreed("Tom", (0, 1))
+    assert not guess.is_agreed("Tom a", (0, 1))
+    assert guess.is_agreed("Tom a", (0,))
+    assert not guess.is_agreed("Tom", (0, 2))
+    ending = guess_of(" a b", ends=True, forks={0: ()})
+    assert ending.remains("Tom a b")
+    assert ending.is_agreed("Tom a b", (0,))
+
+
+def test_forks_are_where_picks_differ() -> None:
+    source = toy("letters", "characters", (0, 1, 2, 3, 4))
+    ids = source.tokenizer.encode("caf\u00e9 on")
+    assert forks("caf\u00e9 on", ids, ids, source.tokenizer) == ()
+    picks = [*ids[:4], ids[0], *ids[5:]]
+    assert forks("caf\u00e9 on", ids, picks, source.tokenizer) == (4,)
+
+
+def test_look_up_finds_what_was_said_last() -> None:
+    said_before = "the quick brown fox. the quick brown dog. And the quick brown"
+    assert look_up(said_before, 4) == " dog"
+    assert look_up("nothing twice in here", 8) == ""
+    assert look_up("ab", 8) == ""
+
+
+@given(st.floats(1e-5, 1.0), st.floats(1e-7, 0.1))
+def test_a_pace_is_learnt_from_what_was_measured(per_pass: float, per_token: float) -> None:
+    pace = Pace()
+    for passes, tokens in ((1, 1), (1, 12), (1, 200), (1, 3), (1, 40)) * 4:
+        pace.observe(passes, tokens, passes * per_pass + tokens * per_token)
+    assert pace.seconds(20) == pytest.approx(per_pass + 20 * per_token, rel=1e-3)
+
+
+def test_acceptance_follows_what_happens_and_forgets() -> None:
+    acceptance = Acceptance()
+    for _ in range(20):
+        acceptance.observe(1.0, failed=True)
+    assert acceptance.rate == pytest.approx(0.5, abs=0.05)
+    for _ in range(400):
+        acceptance.forget()
+    assert acceptance.rate == pytest.approx(8 / 8.5, abs=0.01)
+
+
+@given(st.floats(0.0, 1.0), st.integers(1, 48))
+def test_the_worth_of_a_guess(rate: float, length: int) -> None:
+    assert expected_tokens(rate, length) == pytest.approx(sum(rate**i for i in range(length)))
+
+
+def test_errors_of_a_guess_are_the_steps_own() -> None:
+    source = toy("one", "byte_bpe", (0, 1))
+    broken = replace(source, backend=Failing(source, 0, RuntimeError("gone")))
+    with pytest.raises(SourceError, match="gone"):
+        Decoder([broken]).generate("Tom has", Request(on_source_error="raise"))
