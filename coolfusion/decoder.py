@@ -7,23 +7,25 @@ branched, resumed or decoded beside others without changing what it says.
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import final
 
 from coolfusion import contest
 from coolfusion.alignment import ratified_cuts
+from coolfusion.asking import Talk, together
+from coolfusion.batching import MAX_ROWS, MAX_TOKENS, Limits, decode_each, timed
 from coolfusion.canonical import Canonical, extend
 from coolfusion.contest import Turn
-from coolfusion.drafting import Draft, DraftRequest, Pen, draft
+from coolfusion.drafting import DraftRequest, Pen, draft
 from coolfusion.emission import emit
 from coolfusion.errors import ContextLengthError, PromptError, SourceError
+from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe, Request
+from coolfusion.rounds import Rounds
 from coolfusion.scoring import ScoreRequest, score
-from coolfusion.sources import Source, check_names, isolated
-from coolfusion.speculation import Speculation, Speculator, remembering
+from coolfusion.sources import Source, check_names
+from coolfusion.speculation import Speculation, Speculator
 from coolfusion.state import State, sampling_of
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Absence, Generation, Step, StopReason
@@ -51,14 +53,10 @@ class Decoder:
         self.sources = tuple(sources)
         self.recipe = recipe or Recipe()
         self._lanes = itertools.count()
-        self._remembering = [remembering(source) for source in sources]
-        self._voices = [source for source, _ in self._remembering]
-        paces = [pace for _, pace in self._remembering]
-        self._speculator = (
-            None
-            if speculation is None
-            else Speculator(self._voices, paces, self.recipe.boundary, speculation)
-        )
+        self._recalls = [Recall(source.backend) for source in self.sources]
+        self._speculator = None
+        if speculation is not None:
+            self._speculator = Speculator(self.sources, self._recalls, self.recipe, speculation)
 
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
         """A state with nothing said yet. Raises ``PromptError`` for a prompt no source can take."""
@@ -86,21 +84,13 @@ class Decoder:
         """Step several responses at once; every row's result is what ``step`` would give."""
         if any(state.stop_reason for state in states):
             raise ValueError("A stopped response cannot be stepped. Start a new one.")
-        begun = time.perf_counter()
-        turns = [Turn(tuple(self.sources[k].name for k in state.active)) for state in states]
-        if self._speculator is not None:
-            for turn, spent in zip(turns, self._speculator.prepare(states), strict=True):
-                turn.guessed = spent
-        self._draft(states, turns)
-        for turn in turns:
-            contest.merge(turn, self.recipe)
-        self._score(states, turns)
-        for turn in turns:
-            contest.decide(turn, self.recipe)
-        seconds = (time.perf_counter() - begun) / len(states)
-        return [
-            self._commit(state, turn, seconds) for state, turn in zip(states, turns, strict=True)
-        ]
+        rounds = self.rounds()
+        for row, state in enumerate(states):
+            rounds.begin(row, self.stepping(state, len(states)))
+        stepped: dict[int, tuple[State, Step]] = {}
+        while len(stepped) < len(states):
+            stepped.update((over.key, timed(over)) for over in rounds.turn())
+        return [stepped[row] for row in range(len(states))]
 
     def stream(self, prompt: Prompt, request: Request | None = None) -> Iterator[Step]:
         """Steps of one response as they are committed; their texts join to the response."""
@@ -114,34 +104,33 @@ class Decoder:
         return self.generate_batch([prompt], request)[0]
 
     def generate_batch(
-        self, prompts: Sequence[Prompt], request: Request | None = None, *, max_rows: int = 32
+        self,
+        prompts: Sequence[Prompt],
+        request: Request | None = None,
+        *,
+        max_rows: int = MAX_ROWS,
+        max_tokens: int = MAX_TOKENS,
     ) -> list[Generation]:
-        """One response per prompt; up to ``max_rows`` are decoded side by side."""
-        results: dict[int, Generation] = dict(
-            self.generate_each(prompts, request, max_rows=max_rows)
+        """One response per prompt, decoded side by side within the limits of ``generate_each``."""
+        results = dict(
+            self.generate_each(prompts, request, max_rows=max_rows, max_tokens=max_tokens)
         )
         return [results[index] for index in range(len(prompts))]
 
     def generate_each(
-        self, prompts: Iterable[Prompt], request: Request | None = None, *, max_rows: int = 32
+        self,
+        prompts: Iterable[Prompt],
+        request: Request | None = None,
+        *,
+        max_rows: int = MAX_ROWS,
+        max_tokens: int = MAX_TOKENS,
     ) -> Iterator[tuple[int, Generation]]:
-        """(index, response) pairs in the order they finish; waiting prompts take freed rows."""
-        waiting = enumerate(prompts)
-        rows: list[tuple[int, State, list[Step]]] = []
-        while True:
-            while len(rows) < max_rows and (entry := next(waiting, None)) is not None:
-                rows.append((entry[0], self.start(entry[1], request), []))
-            if not rows:
-                return
-            stepped = self.step_batch([state for _, state, _ in rows])
-            going = []
-            for (index, _, steps), (state, step) in zip(rows, stepped, strict=True):
-                steps.append(step)
-                if state.stop_reason is None:
-                    going.append((index, state, steps))
-                else:
-                    yield index, self.finish(state, steps)
-            rows = going
+        """(index, response) pairs in the order they finish; waiting prompts take freed rows.
+
+        Up to ``max_rows`` responses are decoded side by side, fewer where their prompts and
+        ``max_new_tokens`` together exceed ``max_tokens``.
+        """
+        return decode_each(self, prompts, request, Limits(max_rows, max_tokens))
 
     def finish(self, state: State, steps: Sequence[Step]) -> Generation:
         """The response that ``state`` and the ``steps`` that led to it make up."""
@@ -153,20 +142,35 @@ class Decoder:
             steps=tuple(steps),
         )
 
-    def _draft(self, states: Sequence[State], turns: Sequence[Turn]) -> None:
-        """Let every active source draft for every row that it takes part in."""
-        for k, source in enumerate(self._voices):
-            rows = [row for row, state in enumerate(states) if k in state.active]
-            requests = [self._draft_request(states[row], k) for row in rows]
-            drafts = isolated(partial(self._drafts_of, source), requests)
-            for row, drafted in zip(rows, drafts, strict=True):
-                if isinstance(drafted, SourceError):
-                    self._drop(states[row], turns[row], source, drafted)
-                else:
-                    turns[row].drafts[source.name] = drafted
+    def rounds(self) -> Rounds[int, tuple[State, Step]]:
+        """What answers the questions that steps have for the sources."""
+        return Rounds(self._recalls)
 
-    def _drafts_of(self, source: Source, requests: Sequence[DraftRequest]) -> list[Draft]:
-        return draft(source, requests, self._cut)
+    def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
+        """One step as a conversation with the sources; ``num_texts`` share their passes."""
+        turn = Turn(tuple(self.sources[k].name for k in state.active))
+        if self._speculator is not None:
+            turn.guessed = yield from self._speculator.prepare(state, num_texts)
+        yield from self._draft(state, turn)
+        contest.merge(turn, self.recipe)
+        if turn.is_contest:
+            yield from self._score(state, turn)
+        contest.decide(turn, self.recipe)
+        return self._commit(state, turn)
+
+    def _draft(self, state: State, turn: Turn) -> Talk[None]:
+        """Let every active source draft."""
+        drafts = yield from together(
+            [
+                draft(k, self.sources[k], self._draft_request(state, k), self._cut)
+                for k in state.active
+            ]
+        )
+        for k, drafted in zip(state.active, drafts, strict=True):
+            if isinstance(drafted, SourceError):
+                self._drop(state, turn, self.sources[k], drafted)
+            else:
+                turn.drafts[self.sources[k].name] = drafted
 
     def _cut(self, pen: Pen) -> int | None:
         """The first position where the text drafted so far may be handed over."""
@@ -185,33 +189,27 @@ class Decoder:
             lane=state.lane,
         )
 
-    def _score(self, states: Sequence[State], turns: Sequence[Turn]) -> None:
-        """Let every source that is left score the candidates of every contest."""
-        for k, source in enumerate(self._voices):
-            rows = [
-                row
-                for row, turn in enumerate(turns)
-                if turn.is_contest and source.name in turn.drafts
-            ]
-            requests = [
-                ScoreRequest(
-                    states[row].prompts[k],
-                    states[row].encoded[k],
-                    tuple(candidate.text for candidate in turns[row].candidates),
-                    tuple(candidate.ends for candidate in turns[row].candidates),
-                    sampling_of(states[row].request, source.name),
-                    states[row].lane,
-                )
-                for row in rows
-            ]
-            if not requests:
-                continue
-            scored = isolated(partial(score, source), requests)
-            for row, scores in zip(rows, scored, strict=True):
-                if isinstance(scores, SourceError):
-                    self._drop(states[row], turns[row], source, scores)
-                else:
-                    turns[row].scores[source.name] = scores
+    def _score(self, state: State, turn: Turn) -> Talk[None]:
+        """Let every source that is left score the candidates."""
+        judges = [k for k in state.active if self.sources[k].name in turn.drafts]
+        scored = yield from together(
+            [score(k, self.sources[k], self._score_request(state, turn, k)) for k in judges]
+        )
+        for k, scores in zip(judges, scored, strict=True):
+            if isinstance(scores, SourceError):
+                self._drop(state, turn, self.sources[k], scores)
+            else:
+                turn.scores[self.sources[k].name] = scores
+
+    def _score_request(self, state: State, turn: Turn, k: int) -> ScoreRequest:
+        return ScoreRequest(
+            state.prompts[k],
+            state.encoded[k],
+            tuple(candidate.text for candidate in turn.candidates),
+            tuple(candidate.ends for candidate in turn.candidates),
+            sampling_of(state.request, self.sources[k].name),
+            state.lane,
+        )
 
     def _drop(self, state: State, turn: Turn, source: Source, error: SourceError) -> None:
         if state.request.on_source_error == "raise":
@@ -220,7 +218,7 @@ class Decoder:
             raise error
         turn.dropped[source.name] = error
 
-    def _commit(self, state: State, turn: Turn, seconds: float) -> tuple[State, Step]:
+    def _commit(self, state: State, turn: Turn) -> tuple[State, Step]:
         """Append the winner to the state, or say why there is none."""
         active = tuple(k for k in state.active if self.sources[k].name not in turn.dropped)
         failed = any(not isinstance(error, ContextLengthError) for error in turn.dropped.values())
@@ -254,7 +252,7 @@ class Decoder:
             withdrawn=turn.withdrawn,
             dropped=tuple(Absence(name, str(error)) for name, error in turn.dropped.items()),
             usage=turn.usage,
-            seconds=seconds,
+            seconds=0.0,
         )
         state = replace(
             state,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import regex
 
+from coolfusion.asking import Ask, Talk, ask
 from coolfusion.backend import Query, Sampling, Scores
 from coolfusion.errors import ContextLengthError
 from coolfusion.sources import Source
@@ -64,27 +65,23 @@ class Pen:
 Cut = Callable[[Pen], int | None]
 
 
-def draft(source: Source, requests: Sequence[DraftRequest], cut: Cut) -> list[Draft]:
-    """One draft per request, written in lockstep so that rows share forward passes.
+def draft(k: int, source: Source, request: DraftRequest, cut: Cut) -> Talk[Draft]:
+    """One draft by ``source``, which is number ``k``.
 
-    Raises ``ContextLengthError`` when a prefix leaves no room for even one token.
+    Raises ``ContextLengthError`` when the prefix leaves no room for even one token.
     """
-    pens = [Pen(request) for request in requests]
-    drafts: list[Draft | None] = [None] * len(pens)
-    for pen in pens:
-        if _is_full(source, pen):
-            raise ContextLengthError(
-                f"The context window of {source.backend.context_length} tokens is full after "
-                f"{len(pen.request.prefix)} tokens of prompt and response."
-            )
+    pen = Pen(request)
+    if _is_full(source, pen):
+        raise ContextLengthError(
+            f"The context window of {source.backend.context_length} tokens is full after "
+            f"{len(request.prefix)} tokens of prompt and response."
+        )
     watch = tuple(sorted(source.tokenizer.end_ids))
-    writing = list(range(len(pens)))
-    while writing:
-        queries = [_query(pens[index], watch) for index in writing]
-        for index, scores in zip(writing, source.backend.draft(queries, 1), strict=True):
-            drafts[index] = _write(source, pens[index], scores, cut)
-        writing = [index for index in writing if drafts[index] is None]
-    return [done for done in drafts if done is not None]
+    while True:
+        (scores,) = yield from ask([Ask(k, _query(pen, watch), is_draft=True)])
+        done = _write(source, pen, scores, cut)
+        if done is not None:
+            return done
 
 
 def _is_full(source: Source, pen: Pen) -> bool:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, final
 
 from coolfusion.backend import Sampling
+from coolfusion.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.boundaries import Boundary
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoder import Decoder
+from coolfusion.decoder import DEFAULT_SPECULATION, Decoder
 from coolfusion.errors import UsageError
 from coolfusion.recipe import Recipe, Request, make_recipe
 from coolfusion.reranking import Reranker
 from coolfusion.sources import Source, check_names
+from coolfusion.speculation import Speculation
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Generation, Step
 
@@ -28,8 +30,14 @@ class FusionModel:
     source reads through its own chat template.
     """
 
-    def __init__(self, sources: Sequence[Source], recipe: Recipe | None = None) -> None:
-        self.decoder = Decoder(sources, recipe)
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        recipe: Recipe | None = None,
+        *,
+        speculation: Speculation | None = DEFAULT_SPECULATION,
+    ) -> None:
+        self.decoder = Decoder(sources, recipe, speculation=speculation)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -52,6 +60,8 @@ class FusionModel:
         weights: Mapping[str, float] | Sequence[float] | None = None,
         lead: str | None = None,
         boundary: str | Boundary | None = None,
+        speculation: bool = True,
+        drafter: str | Path | None = None,
         device: str | Sequence[str] | None = None,
         dtype: str | Sequence[str] | None = None,
         trust_remote_code: bool = False,
@@ -64,7 +74,9 @@ class FusionModel:
         ``names`` label the sources (default: the last part of each path). ``preset`` is
         "default" or "paper"; ``reranker``, ``weights`` (by name or in order), ``lead`` and
         ``boundary`` replace parts of it. ``device`` and ``dtype`` hold for all sources or are
-        given one each. ``progress`` is called with (name, how many are loaded, of how many).
+        given one each. ``speculation`` lets sources guess ahead for one another and
+        ``drafter`` names a further model to guess for them; neither changes any text.
+        ``progress`` is called with (name, how many are loaded, of how many).
         Raises ``UsageError`` for anything that cannot be done as asked.
         """
         paths = list(models or builtin_paths())
@@ -77,6 +89,10 @@ class FusionModel:
             lead=lead,
             boundary=boundary,
         )
+        if drafter is not None and not speculation:
+            raise UsageError(
+                "A drafter only guesses ahead. Switch speculation on, or leave it out."
+            )
         devices, dtypes = _each(device, len(paths), "device"), _each(dtype, len(paths), "dtype")
         from coolfusion.backends.huggingface import load_source
 
@@ -97,7 +113,20 @@ class FusionModel:
             )
         if progress is not None:
             progress("", len(paths), len(paths))
-        return cls(sources, recipe)
+        if not speculation:
+            return cls(sources, recipe, speculation=None)
+        if drafter is None:
+            return cls(sources, recipe)
+        guessing = load_source(
+            drafter,
+            "drafter",
+            device=devices[0],
+            dtype=dtypes[0],
+            trust_remote_code=trust_remote_code,
+            lossy_ok=True,
+            model_options=model_options,
+        )
+        return cls(sources, recipe, speculation=Speculation(drafter=guessing))
 
     def generate(self, prompt: Prompt, **settings: Any) -> Generation:
         """One response. ``settings`` are those of ``request``."""
@@ -107,9 +136,22 @@ class FusionModel:
         """Steps as they are committed; their ``text``s join to the response."""
         return self.decoder.stream(prompt, request(**settings))
 
-    def generate_batch(self, prompts: Sequence[Prompt], **settings: Any) -> list[Generation]:
-        """One response per prompt, each the same as ``generate`` would give."""
-        return self.decoder.generate_batch(prompts, request(**settings))
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_rows: int = MAX_ROWS,
+        max_batch_tokens: int = MAX_TOKENS,
+        **settings: Any,
+    ) -> list[Generation]:
+        """One response per prompt, each the same as ``generate`` would give.
+
+        At most ``max_rows`` are decoded side by side, fewer where their prompts and
+        ``max_new_tokens`` together exceed ``max_batch_tokens``.
+        """
+        return self.decoder.generate_batch(
+            prompts, request(**settings), max_rows=max_rows, max_tokens=max_batch_tokens
+        )
 
 
 def check_recipe_options(

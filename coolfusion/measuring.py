@@ -5,12 +5,7 @@ Both only ever decide what to try next; no text depends on them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import final
-
-from coolfusion.backend import Backend, Query, Scores
 
 _KEEP = 0.95  # weight that an earlier measurement keeps when a new one arrives
 _GUESS_KEEP = 0.85  # the same for guesses, which are fewer
@@ -55,43 +50,6 @@ class Pace:
     def seconds(self, num_tokens: float, num_texts: int = 1) -> float:
         """What ``num_tokens`` of one text cost in a pass that ``num_texts`` texts share."""
         return self.per_pass / num_texts + self.per_token * num_tokens
-
-
-@final
-class Timed:
-    """A backend whose calls teach ``pace`` how long they take."""
-
-    def __init__(self, backend: Backend, pace: Pace) -> None:
-        self._backend = backend
-        self._pace = pace
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        return self._backend.vocab_size
-
-    @property
-    def context_length(self) -> int | None:
-        """Most tokens a query may have; None: no limit."""
-        return self._backend.context_length
-
-    def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer a batch of queries."""
-        return self._measured(lambda: self._backend.score(queries))
-
-    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
-        """Let the model continue every query."""
-        return self._measured(lambda: self._backend.draft(queries, num_tokens))
-
-    def _measured(self, call: Callable[[], list[Scores]]) -> list[Scores]:
-        begun = time.perf_counter()
-        answers = call()
-        self._pace.observe(
-            max((scores.num_passes for scores in answers), default=0),
-            sum(scores.num_forwarded for scores in answers),
-            time.perf_counter() - begun,
-        )
-        return answers
 
 
 @dataclass(slots=True)

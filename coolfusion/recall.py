@@ -7,12 +7,15 @@ text. Answers depend on their query alone, so remembering them can only save tim
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
+from coolfusion.asking import Ask
 from coolfusion.backend import Backend, Query, Sampling, Scores
+from coolfusion.measuring import Pace
 
 REACH = 64  # tokens before the end of a text about which answers are kept
 MAX_TEXTS = 1024  # texts that are remembered
@@ -78,48 +81,40 @@ def step(fact: Fact, token: int) -> Fact:
 
 @final
 class Recall:
-    """A backend that asks another one, and that one never twice about the same lane's text.
+    """Asks a backend, and never twice about the same lane's text.
 
-    Queries without a lane are passed on. ``draft`` gives all further picks that are known.
+    Queries without a lane are passed on. ``pace`` is how fast the backend proved to be.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self.pace = Pace()
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids."""
-        return self._backend.vocab_size
-
-    @property
-    def context_length(self) -> int | None:
-        """Most tokens a query may have; None: no limit."""
-        return self._backend.context_length
-
-    def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer a batch of queries; only what is not known yet is asked of the model."""
-        known = [self._known_scores(query) for query in queries]
-        open_ = [i for i, scores in enumerate(known) if len(scores.picks) < _wanted(queries[i])]
-        if open_:
-            asked = [_rest(queries[i], len(known[i].log_probs)) for i in open_]
-            for i, query, scores in zip(open_, asked, self._backend.score(asked), strict=True):
-                self._note(query, scores, query.continuation)
-                known[i] = _joined(known[i], scores)
+    def answer(self, asks: Sequence[Ask]) -> list[Scores]:
+        """Answer questions in order; only what is not known yet is asked of the model."""
+        known = [self._known(ask) for ask in asks]
+        open_ = [i for i, ask in enumerate(asks) if not _is_whole(ask, known[i])]
+        if not open_:
+            return known
+        queries = [_rest(asks[i], known[i]) for i in open_]
+        begun = time.perf_counter()
+        if all(asks[i].is_draft for i in open_):
+            answers = self._backend.draft(queries, 1)
+        else:
+            answers = self._backend.score(queries)
+        self.pace.observe(
+            max(scores.num_passes for scores in answers),
+            sum(scores.num_forwarded for scores in answers),
+            time.perf_counter() - begun,
+        )
+        for i, query, scores in zip(open_, queries, answers, strict=True):
+            self._note(query, scores)
+            known[i] = _joined(known[i], scores)
         return known
 
-    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
-        """At least ``num_tokens`` picks for each query."""
-        known = [self._known_draft(query) for query in queries]
-        open_ = [i for i, scores in enumerate(known) if len(scores.picks) < num_tokens]
-        if open_:
-            asked = [_from_end(queries[i], known[i].picks) for i in open_]
-            missing = max(num_tokens - len(known[i].picks) for i in open_)
-            answers = self._backend.draft(asked, missing)
-            for i, query, scores in zip(open_, asked, answers, strict=True):
-                self._note(query, scores, scores.picks)
-                known[i] = _joined(known[i], scores)
-        return known
+    def _known(self, ask: Ask) -> Scores:
+        return self._known_draft(ask.query) if ask.is_draft else self._known_scores(ask.query)
 
     def _text(self, query: Query) -> Text | None:
         if query.lane is None:
@@ -157,36 +152,39 @@ class Recall:
         text = self._text(query)
         if text is None:
             return _NOTHING
-        fact: Fact | None = text.at(query.prefix + query.continuation)
+        fact: Fact | None = text.at(query.prefix)
         picks = []
         while fact is not None and fact.pick is not None:
             picks.append(fact.pick)
             fact = fact.after.get(fact.pick.token)
         return _scores([pick.log_prob for pick in picks], picks)
 
-    def _note(self, query: Query, scores: Scores, tokens: tuple[int, ...]) -> None:
-        """Keep an answer about ``tokens`` after a query's prefix."""
+    def _note(self, query: Query, scores: Scores) -> None:
+        """Keep an answer; one to a draft has nothing but picks."""
         text = self._text(query)
         if text is None:
             return
         fact = text.at(query.prefix)
+        log_probs = scores.log_probs if query.continuation else scores.pick_log_probs
+        tokens = query.continuation or scores.picks
         for i, pick in enumerate(map(Pick, scores.picks, scores.pick_log_probs, scores.watched)):
             fact.pick = pick
             step(fact, pick.token).log_prob = pick.log_prob
             if i < len(tokens):
                 fact = step(fact, tokens[i])
-                fact.log_prob = scores.log_probs[i]
+                fact.log_prob = log_probs[i]
 
 
 _NOTHING = Scores((), (), (), ())
 
 
-def _wanted(query: Query) -> int:
-    return len(query.continuation) + 1
+def _is_whole(ask: Ask, known: Scores) -> bool:
+    return len(known.picks) > (0 if ask.is_draft else len(ask.query.continuation))
 
 
-def _rest(query: Query, num_known: int) -> Query:
-    """The part of a query that follows its first ``num_known`` continuation tokens."""
+def _rest(ask: Ask, known: Scores) -> Query:
+    """The part of a query that follows what is known of its continuation."""
+    query, num_known = ask.query, len(known.log_probs)
     if not num_known:
         return query
     return replace(
@@ -194,11 +192,6 @@ def _rest(query: Query, num_known: int) -> Query:
         prefix=query.prefix + query.continuation[:num_known],
         continuation=query.continuation[num_known:],
     )
-
-
-def _from_end(query: Query, picks: tuple[int, ...]) -> Query:
-    """A query after all that ``query`` says and the known picks that follow."""
-    return replace(query, prefix=query.prefix + query.continuation + picks, continuation=())
 
 
 def _scores(log_probs: Sequence[float], picks: Sequence[Pick]) -> Scores:
@@ -213,6 +206,8 @@ def _scores(log_probs: Sequence[float], picks: Sequence[Pick]) -> Scores:
 
 def _joined(known: Scores, asked: Scores) -> Scores:
     """What was known, followed by what was asked for."""
+    if not known.picks:
+        return asked
     return Scores(
         known.log_probs + asked.log_probs,
         known.picks + asked.picks,

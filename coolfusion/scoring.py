@@ -7,9 +7,9 @@ only those are ever computed; sums over the steps telescope to the likelihood of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coolfusion.asking import Ask, Talk, ask
 from coolfusion.backend import Query, Sampling, Scores
 from coolfusion.canonical import Canonical, common_length, extend
 from coolfusion.errors import ContextLengthError
@@ -39,15 +39,16 @@ class SegmentScores:
     usage: Usage
 
 
-def score(source: Source, requests: Sequence[ScoreRequest]) -> list[SegmentScores]:
-    """Score all requests in one batch. A segment that ``ends`` counts its end as one more token.
+def score(k: int, source: Source, request: ScoreRequest) -> Talk[SegmentScores]:
+    """Score segments by ``source``, which is number ``k``.
 
-    Raises ``ContextLengthError`` if a segment does not fit into the context window.
+    A segment that ``ends`` counts its end as one more token. Raises ``ContextLengthError`` if
+    a segment does not fit into the context window.
     """
     queries: list[Query] = []
-    plans = [_plan(source, request, queries) for request in requests]
-    answers = source.backend.score(queries)
-    return [_collect(request, plan, answers) for request, plan in zip(requests, plans, strict=True)]
+    plan = _plan(source, request, queries)
+    answers = yield from ask([Ask(k, query) for query in queries])
+    return _collect(request, plan, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,6 @@ def _check_fits(source: Source, request: ScoreRequest, longer: Canonical) -> Non
 
 def _collect(request: ScoreRequest, plan: list[_Part], answers: list[Scores]) -> SegmentScores:
     log_likelihoods, num_tokens, log_first = [], [], []
-    used = {index for part in plan for index in (part.added, part.replaced) if index is not None}
     for part, ends in zip(plan, request.ends, strict=True):
         added = answers[part.added]
         log_likelihood = sum(added.log_probs)
@@ -111,7 +111,7 @@ def _collect(request: ScoreRequest, plan: list[_Part], answers: list[Scores]) ->
         tuple(log_first),
         Usage(
             num_scored=sum(num_tokens),
-            num_forwarded=sum(answers[index].num_forwarded for index in used),
-            num_passes=max((answers[index].num_passes for index in used), default=0),
+            num_forwarded=sum(answer.num_forwarded for answer in answers),
+            num_passes=max(answer.num_passes for answer in answers),
         ),
     )

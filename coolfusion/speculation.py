@@ -13,18 +13,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import final
 
+from coolfusion.asking import Ask, Talk, together
 from coolfusion.backend import Query, Scores
-from coolfusion.boundaries import Boundary
 from coolfusion.canonical import Canonical, common_length, extend
 from coolfusion.drafting import Draft, DraftRequest, Pen, draft
 from coolfusion.errors import SourceError
-from coolfusion.guesses import Guess, forks, look_up
-from coolfusion.measuring import Acceptance, Pace, Timed, expected_tokens
+from coolfusion.guesses import Guess, look_up
+from coolfusion.measuring import Acceptance, expected_tokens
 from coolfusion.recall import Recall
-from coolfusion.sources import Source, isolated
+from coolfusion.recipe import Recipe
+from coolfusion.sources import Source
 from coolfusion.state import State, sampling_of
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Usage
@@ -47,12 +47,11 @@ class Speculation:
 
 @dataclass(frozen=True, slots=True)
 class Guesser:
-    """Who guesses: a source (its number ``k``), an outside drafter, or, without either, a look-up."""
+    """Who guesses: a source or an outside drafter (asked as number ``k``), or nobody: a look-up."""
 
     acceptance: Acceptance
-    pace: Pace | None = None
     source: Source | None = None
-    k: int | None = None
+    k: int = -1
 
 
 @dataclass(slots=True)
@@ -70,56 +69,47 @@ class Memory:
 class Speculator:
     """Keeps a guess for every response, and the measurements by which guessers are chosen.
 
-    ``sources`` remember their answers; ``paces`` are theirs.
+    An outside drafter is asked through one more of ``recalls``, which it is added to.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        paces: Sequence[Pace],
-        boundary: Boundary,
+        recalls: list[Recall],
+        recipe: Recipe,
         speculation: Speculation,
     ) -> None:
         self._sources = sources
-        self._paces = paces
-        self._boundary = boundary
+        self._recalls = recalls
+        self._boundary = recipe.boundary
         self._memories: OrderedDict[int, Memory] = OrderedDict()
-        self._guessers = [
-            Guesser(Acceptance(), pace, source, k)
-            for k, (source, pace) in enumerate(zip(sources, paces, strict=True))
-        ]
+        self._guessers = [Guesser(Acceptance(), source, k) for k, source in enumerate(sources)]
         if speculation.look_up:
             self._guessers.append(Guesser(Acceptance((1.0, 1.0))))
         if speculation.drafter is not None:
-            drafter, pace = remembering(speculation.drafter)
-            self._guessers.append(Guesser(Acceptance(), pace, drafter))
+            self._guessers.append(Guesser(Acceptance(), speculation.drafter, len(recalls)))
+            recalls.append(Recall(speculation.drafter.backend))
 
-    def is_agreed(self, state: State) -> bool:
-        """Whether the next segment is known to need neither a pass nor a contest."""
-        guess = self._memory(state).guess
-        return guess is not None and guess.is_agreed(state.text, state.active)
-
-    def prepare(self, states: Sequence[State]) -> list[dict[str, Usage]]:
-        """Give every response a verified guess; returns what that cost, per source name."""
-        spent: list[dict[str, Usage]] = [{} for _ in states]
-        lengths: dict[int, int] = {}
-        for row, state in enumerate(states):
-            if self._needs_guess(state):
-                memory = self._memory(state)
-                memory.guess, memory.guesser = None, None
-                lengths[row] = self._choose(state, memory, len(states))
-        guessed: dict[int, Draft] = {}
-        for guesser in self._guessers:
-            rows = [row for row in lengths if self._memory(states[row]).guesser is guesser]
-            drafts = self._guess(guesser, [(states[row], lengths[row]) for row in rows])
-            for row, found in zip(rows, drafts, strict=True):
-                if isinstance(found, SourceError):
-                    guesser.acceptance.observe(0, failed=True)
-                elif found.text or found.ends:
-                    guessed[row] = found
-                if isinstance(found, Draft) and guesser.k is not None:
-                    spent[row][self._sources[guesser.k].name] = replace(found.usage, num_drafted=0)
-        self._verify(states, guessed, spent)
+    def prepare(self, state: State, num_texts: int) -> Talk[dict[str, Usage]]:
+        """See to it that a response has a verified guess; returns what that cost, by source."""
+        memory = self._memory(state)
+        if not self._needs_guess(memory, state):
+            return {}
+        memory.guess = None
+        memory.guesser, length = self._choose(state, num_texts)
+        if memory.guesser is None:
+            return {}
+        guesser = memory.guesser
+        (guessed,) = yield from together([self._guess(guesser, state, length)])
+        spent: dict[str, Usage] = {}
+        if isinstance(guessed, SourceError) or not (guessed.text or guessed.ends):
+            guesser.acceptance.observe(0, failed=True)
+            return spent
+        if guesser.k in state.active:
+            spent[self._sources[guesser.k].name] = replace(guessed.usage, num_drafted=0)
+        yield from self._verify(guesser, guessed, state, spent)
+        num_tokens = guessed.usage.num_drafted or len(guessed.text) / CHARS_PER_TOKEN
+        memory.guess = Guess(len(state.text), guessed.text, guessed.ends, num_tokens)
         return spent
 
     def _memory(self, state: State) -> Memory:
@@ -130,9 +120,8 @@ class Speculator:
                 self._memories.popitem(last=False)
         return memory
 
-    def _needs_guess(self, state: State) -> bool:
+    def _needs_guess(self, memory: Memory, state: State) -> bool:
         """Whether nothing is left of the last guess; what became of it is noted."""
-        memory = self._memory(state)
         guess = memory.guess
         if guess is None or memory.guesser is None:
             return True
@@ -146,50 +135,40 @@ class Speculator:
                 guesser.acceptance.forget()
         return True
 
-    def _choose(self, state: State, memory: Memory, num_texts: int) -> int:
-        """Note the guesser whose guesses cost least per token they are worth; returns how many.
+    def _choose(self, state: State, num_texts: int) -> tuple[Guesser | None, int]:
+        """Whose guess, of how many tokens, costs least for each token that it is worth.
 
-        Without any better than no guess at all, none is noted.
+        None where guessing costs more than letting every source draft for itself.
         """
         longest = max(len(state.encoded[k].ids) for k in state.active)
-        room = state.request.max_new_tokens - longest
-        best = sum(self._paces[k].seconds(1, num_texts) for k in state.active)
-        chosen = 0
+        room = max(1, state.request.max_new_tokens - longest)
+        best = sum(self._seconds(k, 1, num_texts) for k in state.active)
+        chosen, chosen_length = None, 0
         for guesser in self._guessers:
-            if guesser.k is not None and guesser.k not in state.active:
+            if guesser.k in range(len(self._sources)) and guesser.k not in state.active:
                 continue
             if guesser.source is None and not self._looked_up(state, 1):
                 continue
-            checkers = [self._paces[k] for k in state.active if k != guesser.k]
+            own = self._seconds(guesser.k, 1, num_texts) if guesser.source else 0.0
             for length in LENGTHS:
-                if length > max(1, room):
-                    break
-                cost = sum(pace.seconds(length, num_texts) for pace in checkers)
-                if guesser.pace is not None:
-                    cost += length * guesser.pace.seconds(1, num_texts)
+                checking = sum(
+                    self._seconds(k, length, num_texts) for k in state.active if k != guesser.k
+                )
+                cost = length * own + checking
                 cost /= expected_tokens(guesser.acceptance.rate, length)
-                if cost < best:
-                    best, chosen, memory.guesser = cost, length, guesser
-        return chosen
+                if cost < best and length <= room:
+                    best, chosen, chosen_length = cost, guesser, length
+        return chosen, chosen_length
 
-    def _guess(
-        self, guesser: Guesser, rows: Sequence[tuple[State, int]]
-    ) -> list[Draft | SourceError]:
-        """What comes next, as ``guesser`` thinks; each state with the length it is to have."""
+    def _seconds(self, k: int, num_tokens: int, num_texts: int) -> float:
+        return self._recalls[k].pace.seconds(num_tokens, num_texts)
+
+    def _guess(self, guesser: Guesser, state: State, length: int) -> Talk[Draft]:
+        """What comes next, as ``guesser`` thinks, in about ``length`` tokens."""
         if guesser.source is None:
-            return [
-                Draft(self._looked_up(state, length), False, 0.0, None, Usage())
-                for state, length in rows
-            ]
-        return isolated(partial(self._draft, guesser, guesser.source), rows)
-
-    def _draft(
-        self, guesser: Guesser, source: Source, rows: Sequence[tuple[State, int]]
-    ) -> list[Draft]:
-        lengths = {state.lane: length for state, length in rows}
+            return Draft(self._looked_up(state, length), False, 0.0, None, Usage())
 
         def cut(pen: Pen) -> int | None:
-            length = lengths[pen.request.lane or 0]
             if len(pen.ids) < length:
                 return None
             cuts = list(self._boundary.propose(pen.text))
@@ -197,10 +176,11 @@ class Speculator:
                 return cuts[-1]
             return len(pen.text) if len(pen.ids) >= 2 * length + 8 else None
 
-        return draft(source, [self._request(guesser, source, state) for state, _ in rows], cut)
+        request = self._request(guesser, guesser.source, state)
+        return (yield from draft(guesser.k, guesser.source, request, cut))
 
     def _request(self, guesser: Guesser, source: Source, state: State) -> DraftRequest:
-        if guesser.k is not None:
+        if guesser.k < len(self._sources):
             prompt, encoded = state.prompts[guesser.k], state.encoded[guesser.k]
         else:
             prompt, encoded = self._outside_view(source, state)
@@ -233,53 +213,32 @@ class Speculator:
         return text[: cuts[-1]] if cuts else text
 
     def _verify(
-        self,
-        states: Sequence[State],
-        guessed: dict[int, Draft],
-        spent: list[dict[str, Usage]],
-    ) -> None:
-        """Ask every source about every guess it did not make, and note where it disagrees."""
-        found: dict[int, dict[int, tuple[int, ...]]] = {row: {} for row in guessed}
-        for k, source in enumerate(self._sources):
-            rows, queries = [], []
-            for row, guess in guessed.items():
-                guesser = self._memory(states[row]).guesser
-                if guesser is not None and guesser.k == k:
-                    found[row][k] = ()
-                elif k in states[row].active:
-                    query = self._question(states[row], guess, k)
-                    if query is not None:
-                        rows.append(row)
-                        queries.append(query)
-            answers = isolated(source.backend.score, queries) if queries else []
-            for row, query, scores in zip(rows, queries, answers, strict=True):
-                if isinstance(scores, Scores):
-                    found[row][k] = _parted(states[row], guessed[row], query, scores, source)
-                    spent[row][source.name] = Usage(0, 0, scores.num_forwarded, scores.num_passes)
-        for row, guess in guessed.items():
-            start = len(states[row].text)
-            cuts = tuple(start + cut for cut in self._boundary.propose(guess.text))
-            self._memory(states[row]).guess = Guess(
-                start,
-                guess.text,
-                guess.ends,
-                cuts,
-                found[row],
-                guess.usage.num_drafted or len(guess.text) / CHARS_PER_TOKEN,
-            )
+        self, guesser: Guesser, guessed: Draft, state: State, spent: dict[str, Usage]
+    ) -> Talk[None]:
+        """Ask all other sources about a guess; their answers are remembered for the coming steps."""
+        asks = [
+            Ask(k, query)
+            for k in state.active
+            if k != guesser.k and (query := self._question(state, guessed, k)) is not None
+        ]
+        # A source that fails here fails again, and is dealt with, in the step itself.
+        answers = (yield asks) if asks else []
+        for question, answer in zip(asks, answers, strict=True):
+            if isinstance(answer, Scores):
+                name = self._sources[question.source].name
+                spent[name] = Usage(0, 0, answer.num_forwarded, answer.num_passes)
 
-    def _question(self, state: State, guess: Draft, k: int) -> Query | None:
-        """The guess in source ``k``'s ids, as far as its context window holds them."""
+    def _question(self, state: State, guessed: Draft, k: int) -> Query | None:
+        """A guess in source ``k``'s ids, as far as its context window holds them."""
         source = self._sources[k]
         encoded = state.encoded[k]
-        longer = extend(encoded, guess.text, source.tokenizer)
+        longer = extend(encoded, guessed.text, source.tokenizer)
         if common_length(encoded, longer) < len(encoded.ids):
             return None
-        prefix = state.prompts[k] + encoded.ids
         limit = source.backend.context_length
         end = len(longer.ids) if limit is None else limit - len(state.prompts[k])
         return Query(
-            prefix,
+            state.prompts[k] + encoded.ids,
             longer.ids[len(encoded.ids) : end],
             tuple(sorted(source.tokenizer.end_ids)),
             sampling_of(state.request, source.name),
@@ -287,28 +246,8 @@ class Speculator:
         )
 
 
-def remembering(source: Source) -> tuple[Source, Pace]:
-    """The source with a memory of its answers, and the pace it shows from now on."""
-    pace = Pace()
-    return replace(source, backend=Recall(Timed(source.backend, pace))), pace
-
-
 def prompt_text(prompt: Prompt) -> str:
     """The words of a prompt."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(message["content"] for message in prompt)
-
-
-def _parted(
-    state: State, guess: Draft, query: Query, scores: Scores, source: Source
-) -> tuple[int, ...]:
-    """Where, in the response, a source would have gone on otherwise."""
-    start = len(state.text)
-    parted = [
-        start + place
-        for place in forks(guess.text, query.continuation, scores.picks, source.tokenizer)
-    ]
-    if guess.ends and scores.picks[-1] not in source.tokenizer.end_ids:
-        parted.append(start + len(guess.text))
-    return tuple(parted)

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampling, Source
+from coolfusion.asking import Ask
 from coolfusion.backend import Query, Scores
 from coolfusion.boundaries import boundary_named
 from coolfusion.errors import SourceError
-from coolfusion.guesses import Guess, forks, look_up
+from coolfusion.guesses import Guess, look_up
 from coolfusion.measuring import Acceptance, Pace, expected_tokens
 from coolfusion.recall import Recall
 from coolfusion.recipe import PRESETS
@@ -176,60 +177,49 @@ def test_recall_gives_what_the_backend_would(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 12))):
         prefix = text[: data.draw(st.integers(1, len(text)))]
         sampling = data.draw(st.sampled_from([Sampling(), Sampling(1.0, seed=4)]))
-        query = Query(prefix, data.draw(ids), (2,), sampling, data.draw(st.sampled_from([None, 1])))
-        if data.draw(st.booleans()):
-            got, want = recall.score([query])[0], inner.score([query])[0]
-        else:
-            got = recall.draft([query], 2)[0]
-            want = inner.draft([query], len(got.picks))[0]
-        for name in ("log_probs", "picks", "pick_log_probs", "watched"):
-            assert getattr(got, name) == getattr(want, name)
-        text = prefix + query.continuation + got.picks[:2]
+        lane = data.draw(st.sampled_from([None, 1]))
+        asks = [
+            Ask(0, Query(prefix, data.draw(ids), (2,), sampling, lane)),
+            Ask(0, Query(prefix, (), (2,), sampling, lane), is_draft=True),
+        ]
+        for question, got in zip(asks, recall.answer(asks), strict=True):
+            if question.is_draft:
+                drafted = replace(question.query, continuation=got.picks[:-1])
+                want = replace(inner.score([drafted])[0], log_probs=())
+                got = replace(got, log_probs=())
+            else:
+                want = inner.score([question.query])[0]
+            for name in ("log_probs", "picks", "pick_log_probs", "watched"):
+                assert getattr(got, name) == getattr(want, name)
+        text = prefix + asks[0].query.continuation + got.picks[:2]
 
 
 def test_recall_asks_nothing_twice() -> None:
     counting = Counting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
     recall = Recall(counting)
     query = Query((1, 2, 3), (4, 5, 6), (2,), lane=1)
-    first = recall.score([query])
-    assert recall.score([query]) == [replace(first[0], num_forwarded=0, num_passes=0)]
-    recall.score([replace(query, prefix=(1, 2, 3, 4), continuation=(5,))])
-    recall.draft([replace(query, continuation=(4, 5))], 1)
+
+    def answer(query: Query, *, is_draft: bool = False) -> Scores:
+        return recall.answer([Ask(0, query, is_draft)])[0]
+
+    first = answer(query)
+    assert answer(query) == replace(first, num_forwarded=0, num_passes=0)
+    answer(replace(query, prefix=(1, 2, 3, 4), continuation=(5,)))
+    answer(Query((1, 2, 3, 4, 5), (), (2,), lane=1), is_draft=True)
     assert counting.calls == 1
-    recall.score([replace(query, continuation=(4, 5, 6, 7))])
+    answer(replace(query, continuation=(4, 5, 6, 7)))
     assert counting.tokens == 4 + 2
 
 
-def guess_of(text: str, **more) -> Guess:
-    return Guess(
-        **{"start": 3, "text": text, "ends": False, "cuts": (5, 7), "forks": {}, **more},
-        num_tokens=3,
-    )
-
-
 def test_what_is_left_of_a_guess() -> None:
-    guess = guess_of(" a b", forks={0: (), 1: (5,)})
+    guess = Guess(3, " a b", ends=False, num_tokens=3)
     assert guess.remains("Tom")
     assert guess.remains("Tom a")
     assert not guess.remains("Tom a b")
     assert not guess.remains("Tom a b c")
     assert guess.failed("Tom x")
     assert guess.num_right("Tom ax") == 2
-    assert guess.is_agreed("Tom", (0, 1))
-    assert not guess.is_agreed("Tom a", (0, 1))
-    assert guess.is_agreed("Tom a", (0,))
-    assert not guess.is_agreed("Tom", (0, 2))
-    ending = guess_of(" a b", ends=True, forks={0: ()})
-    assert ending.remains("Tom a b")
-    assert ending.is_agreed("Tom a b", (0,))
-
-
-def test_forks_are_where_picks_differ() -> None:
-    source = toy("letters", "characters", (0, 1, 2, 3, 4))
-    ids = source.tokenizer.encode("caf\u00e9 on")
-    assert forks("caf\u00e9 on", ids, ids, source.tokenizer) == ()
-    picks = [*ids[:4], ids[0], *ids[5:]]
-    assert forks("caf\u00e9 on", ids, picks, source.tokenizer) == (4,)
+    assert Guess(3, " a b", ends=True, num_tokens=3).remains("Tom a b")
 
 
 def test_look_up_finds_what_was_said_last() -> None:

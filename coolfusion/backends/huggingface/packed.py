@@ -21,7 +21,10 @@ from coolfusion.backends.huggingface.slots import SlotCache, Writing
 from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
 from coolfusion.backends.token_tree import Node, Plan, Row
 
+DENSE = 2  # a pass includes idle rows if they make it no more than so many times as large
+PADDING = 32  # padded tokens that are cheaper than one more pass
 SPARE_ROWS = 4  # texts that keep their cache even when they are asked about one by one
+IDLE = 64  # calls after which a row may be dropped
 PREFILL = 1024  # most tokens of one text that a pass takes in, which bounds the mask's size
 
 Ints = NDArray[np.int64]
@@ -76,7 +79,12 @@ class PackedPasses:
         places = self._claim([group[0] for group in groups])
         try:
             work = [self._plan(place, group) for place, group in zip(places, groups, strict=True)]
-            return self._forward(work)
+            answers: dict[int, list[Scores]] = {}
+            for some in _passes(work):
+                answers.update(
+                    zip([entry.place for entry in some], self._forward(some), strict=True)
+                )
+            return [answers[place] for place in places]
         except BaseException:
             # Interrupted between planning and computing, a row may claim what it does not hold.
             for place in places:
@@ -111,39 +119,37 @@ class PackedPasses:
         No more rows are made than the widest batch needs: their memory is never given back.
         """
         self._clock += 1
-        known = [
-            self._of_lane.get(query.lane) if query.lane is not None else None for query in queries
-        ]
-        taken = {place for place in known if place is not None}
+        taken = {self._of_lane[q.lane] for q in queries if q.lane in self._of_lane}
         limit = min(self._max_rows, max(SPARE_ROWS, len(queries)))
-        for index, query in enumerate(queries):
-            place = known[index]
+        places: list[int] = []
+        fresh: list[tuple[int, tuple[int, ...]]] = []
+        for query in queries:
+            lane = query.lane
+            place = self._nearest(query, taken) if lane is None else self._of_lane.get(lane)
             if place is None:
-                known[index] = place = self._settle(query, taken, limit)
-                taken.add(place)
+                place = self._assign(lane, taken, limit)
+                fresh.append((place, query.prefix))
+            places.append(place)
+            taken.add(place)
             self._places[place].used = self._clock
-        return [place for place in known if place is not None]
+        for place, prefix in fresh:
+            self._begin(place, prefix)
+        return places
 
-    def _settle(self, query: Query, taken: set[int], limit: int) -> int:
-        """A row for a text that has none, holding as much of it as any row does."""
-        place = self._nearest(query, taken) if query.lane is None else None
-        if place is not None:
-            return place
+    def _assign(self, lane: int | None, taken: set[int], limit: int) -> int:
+        """A row for a text that has none."""
         if len(self._places) < limit:
             place = len(self._places)
             self._places.append(Place())
         else:
-            place = min(
-                (p for p in range(len(self._places)) if p not in taken),
-                key=lambda p: self._places[p].used,
-            )
-        lane = self._places[place].lane
+            free = (place for place in range(len(self._places)) if place not in taken)
+            place = min(free, key=lambda place: self._places[place].used)
+        before = self._places[place].lane
+        if before is not None:
+            del self._of_lane[before]
+        self._places[place].lane = lane
         if lane is not None:
-            del self._of_lane[lane]
-        self._places[place].lane = query.lane
-        if query.lane is not None:
-            self._of_lane[query.lane] = place
-        self._begin(place, query.prefix)
+            self._of_lane[lane] = place
         return place
 
     def _nearest(self, query: Query, taken: set[int]) -> int | None:
@@ -161,48 +167,60 @@ class PackedPasses:
         shared = [entry.row.shared(prefix) for entry in self._places]
         best = max(range(len(shared)), key=lambda p: (shared[p], p == place))
         if best != place and shared[best]:
-            self._cache.copy(best, place, shared[best])
+            self._cache.copy(best, place, shared[best], len(self._places))
         self._places[place].row.begin(prefix[: shared[best]])
 
+    def _drop_idle(self) -> None:
+        """Drop the last rows if they are long unused, before all rows grow."""
+        while self._clock - self._places[-1].used > IDLE:
+            lane = self._places.pop().lane
+            if lane is not None:
+                del self._of_lane[lane]
+
     def _forward(self, work: Sequence[Work]) -> list[list[Scores]]:
-        """Compute the nodes of all rows in one pass and read every query's answer."""
-        first = min(entry.place for entry in work)
-        rows = slice(first, max(entry.place for entry in work) + 1)
+        """Compute the nodes of all rows, in order, in one pass and read every query's answer."""
+        first, last = work[0].place, work[-1].place
+        if len(work) * DENSE >= last - first + 1:
+            # Rows between those at work are padded: to copy keys and values would cost more.
+            rows: slice | torch.Tensor = slice(first, last + 1)
+            at = [entry.place - first for entry in work]
+        else:
+            rows = self._on_device(np.array([entry.place for entry in work]))
+            at = list(range(len(work)))
         width = max(len(entry.plan.nodes) for entry in work)
-        # Rows between those at work, and rows with fewer tokens, are padded: a copy of
-        # their keys and values would cost more. Padding is written behind everything.
-        padded = any(len(entry.plan.nodes) < width for entry in work) or len(work) < (
-            rows.stop - rows.start
-        )
-        length = max(entry.row.num_slots for entry in self._places[rows]) + padded
-        shape = (rows.stop - rows.start, width)
+        shape = (at[-1] + 1, width)
+        padded = len(work) < shape[0] or any(len(entry.plan.nodes) < width for entry in work)
+        # Padding is written behind everything, to where no token lies.
+        length = max(entry.row.num_slots for entry in self._places[first : last + 1]) + padded
         ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         slots = np.full(shape, length - 1)
         seen = np.zeros((*shape, length), dtype=bool)
         if padded:
             seen[:, :, -1] = True
-        for entry in work:
-            nodes, at = entry.plan.nodes, entry.place - first
+        for row, entry in zip(at, work, strict=True):
+            nodes = entry.plan.nodes
             left = width - len(nodes)
-            ids[at, left:] = [node.token for node in nodes]
-            positions[at, left:] = [node.position for node in nodes]
-            slots[at, left:] = [node.slot for node in nodes]
-            seen[at, left:, -1] = False
-            _fill_seen(seen[at, left:], nodes, len(self._places[entry.place].row.trunk))
-        check_ids(ids, self._vocab_size)
+            ids[row, left:] = [node.token for node in nodes]
+            positions[row, left:] = [node.position for node in nodes]
+            slots[row, left:] = [node.slot for node in nodes]
+            seen[row, left:, -1] = False
+            _fill_seen(seen[row, left:], nodes, len(self._places[entry.place].row.trunk))
         wanted = [
-            (entry.place - first, width - len(entry.plan.nodes) + column)
-            for entry in work
+            (row, width - len(entry.plan.nodes) + column)
+            for row, entry in zip(at, work, strict=True)
             for columns in entry.plan.wanted
             for column in columns
         ]
         earliest = min(column for _, column in wanted)
-        self._cache.write_at(Writing(rows, self._on_device(slots), length))
+        check_ids(ids, self._vocab_size)
+        if length > self._cache.num_slots:
+            self._drop_idle()
+        self._cache.write_at(Writing(len(self._places), rows, self._on_device(slots), length))
         with torch.inference_mode():
             output = self._model(
                 input_ids=self._on_device(ids),
                 position_ids=self._on_device(positions),
-                attention_mask=self._mask(seen, positions, work, first),
+                attention_mask=self._mask(seen, positions, list(zip(at, work, strict=True))),
                 past_key_values=self._cache,
                 use_cache=True,
                 **({"logits_to_keep": width - earliest} if self._keeps_logits else {}),
@@ -216,7 +234,7 @@ class PackedPasses:
         return torch.from_numpy(array).to(self._model.device)
 
     def _mask(
-        self, seen: NDArray[np.bool_], positions: Ints, work: Sequence[Work], first: int
+        self, seen: NDArray[np.bool_], positions: Ints, work: Sequence[tuple[int, Work]]
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Additive masks (rows, 1, tokens, slots), one for each kind of attention the model has."""
         lowest = torch.finfo(self._model.dtype).min
@@ -224,7 +242,7 @@ class PackedPasses:
         for kind, window in self._windows.items():
             allowed = seen
             if window is not None:
-                where = self._positions_of_slots(seen.shape, work, first)
+                where = self._positions_of_slots(seen.shape, work)
                 allowed = seen & (positions[:, :, None] - where[:, None, :] < window)
             additive = np.where(allowed, np.float32(0.0), np.float32(lowest))
             masks[kind] = torch.from_numpy(additive[:, None]).to(
@@ -232,12 +250,12 @@ class PackedPasses:
             )
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _positions_of_slots(self, shape: tuple[int, ...], work: Sequence[Work], first: int) -> Ints:
+    def _positions_of_slots(self, shape: tuple[int, ...], work: Sequence[tuple[int, Work]]) -> Ints:
         """(rows, slots): which position of its text the token in each slot has."""
         where = np.broadcast_to(np.arange(shape[2]), (shape[0], shape[2])).copy()
-        for entry in work:
+        for row, entry in work:
             for node in self._places[entry.place].row.nodes():
-                where[entry.place - first, node.slot] = node.position
+                where[row, node.slot] = node.position
         return where
 
 
@@ -248,6 +266,20 @@ def _grouped(queries: Sequence[Query]) -> list[list[int]]:
         key = query.prefix if query.lane is None else query.lane
         groups.setdefault(key, []).append(index)
     return list(groups.values())
+
+
+def _passes(work: Sequence[Work]) -> list[list[Work]]:
+    """Rows that go through the model together, in order: none so unequal that padding outweighs."""
+    passes: list[list[Work]] = []
+    for entry in sorted(work, key=lambda entry: -len(entry.plan.nodes)):
+        if passes:
+            padding = sum(len(passes[-1][0].plan.nodes) - len(o.plan.nodes) for o in passes[-1])
+            padding += len(passes[-1][0].plan.nodes) - len(entry.plan.nodes)
+            if padding <= PADDING:
+                passes[-1].append(entry)
+                continue
+        passes.append([entry])
+    return [sorted(some, key=lambda entry: entry.place) for some in passes]
 
 
 def _dealt(answers: list[Scores], work: Sequence[Work]) -> list[list[Scores]]:

@@ -21,18 +21,19 @@ CHUNK = 256  # slots by which a buffer grows
 class Writing:
     """Where a pass puts its keys and values.
 
-    ``rows`` are the buffer's rows that take part, ``slots`` is (rows, tokens), and attention
-    reads the first ``length`` slots of each row.
+    ``rows`` are those of the buffer's ``num_rows`` that take part, ``slots`` is (rows,
+    tokens), and attention reads the first ``length`` slots of each row.
     """
 
-    rows: slice
+    num_rows: int
+    rows: slice | torch.Tensor
     slots: torch.Tensor
     length: int
 
     @property
     def run(self) -> slice | None:
         """The slots as a slice, where there is one row and they follow one another."""
-        if self.slots.shape[0] > 1:
+        if self.slots.shape[0] > 1 or not isinstance(self.rows, slice):
             return None
         slots = self.slots[0].tolist()
         straight = slots == list(range(slots[0], slots[0] + len(slots)))
@@ -51,30 +52,33 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def reserve(self, num_rows: int, num_slots: int) -> None:
-        """Make room for at least this many rows and slots."""
+        """Make room for this many rows and slots; rows beyond are given back if it must grow."""
         rows, _, slots, _ = self.keys.shape
         if rows >= num_rows and slots >= num_slots:
             return
         slots = max(slots, -(-num_slots // CHUNK) * CHUNK)
-        self.keys = _grown(self.keys, max(rows, num_rows), slots)
-        self.values = _grown(self.values, max(rows, num_rows), slots)
+        self.keys = _resized(self.keys, num_rows, slots)
+        self.values = _resized(self.values, num_rows, slots)
 
     def write(
         self, keys: torch.Tensor, values: torch.Tensor, writing: Writing, run: slice | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values and return views of all that the pass may attend to."""
+        """Store new keys and values and return all that the pass may attend to, as views if it can."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
-        self.reserve(writing.rows.stop, writing.length)
+        self.reserve(writing.num_rows, writing.length)
+        rows = writing.rows
         if run is not None:
-            self.keys[writing.rows, :, run] = keys
-            self.values[writing.rows, :, run] = values
-        else:
+            self.keys[rows, :, run] = keys
+            self.values[rows, :, run] = values
+        elif isinstance(rows, slice):
             index = writing.slots[:, None, :, None].expand_as(keys)
-            self.keys[writing.rows].scatter_(2, index, keys)
-            self.values[writing.rows].scatter_(2, index, values)
-        read = slice(0, writing.length)
-        return self.keys[writing.rows, :, read], self.values[writing.rows, :, read]
+            self.keys[rows].scatter_(2, index, keys)
+            self.values[rows].scatter_(2, index, values)
+        else:
+            self.keys[rows[:, None], :, writing.slots] = keys.transpose(1, 2)
+            self.values[rows[:, None], :, writing.slots] = values.transpose(1, 2)
+        return self.keys[rows, :, : writing.length], self.values[rows, :, : writing.length]
 
     def move(self, row: int, index: torch.Tensor, start: int) -> None:
         """Copy the slots ``index`` of a row to the slots from ``start`` on."""
@@ -84,7 +88,6 @@ class SlotLayer(CacheLayerMixin):
 
     def copy(self, source: int, target: int, num_slots: int) -> None:
         """Copy the first slots of one row to another."""
-        self.reserve(target + 1, num_slots)
         self.keys[target, :, :num_slots] = self.keys[source, :, :num_slots]
         self.values[target, :, :num_slots] = self.values[source, :, :num_slots]
 
@@ -132,6 +135,11 @@ class SlotCache(Cache):
             self.layers.append(SlotLayer())
         return self.layers[layer_idx].write(key_states, value_states, self._writing, self._run)
 
+    @property
+    def num_slots(self) -> int:
+        """Slots that rows have at present."""
+        return self.layers[0].get_seq_length() if self.layers else 0
+
     def move(self, row: int, move: Move) -> None:
         """Copy slots of a row in every layer."""
         places = range(move.start, move.start + len(move.slots))
@@ -150,15 +158,17 @@ class SlotCache(Cache):
                 index = torch.tensor(move.slots[settled:], device=layer.keys.device)
                 layer.move(row, index, move.start + settled)
 
-    def copy(self, source: int, target: int, num_slots: int) -> None:
-        """Give a row the beginning of another."""
+    def copy(self, source: int, target: int, num_slots: int, num_rows: int) -> None:
+        """Give a row, of ``num_rows``, the beginning of another."""
         with torch.inference_mode():
             for layer in self.layers:
+                layer.reserve(num_rows, num_slots)
                 layer.copy(source, target, num_slots)
 
 
-def _grown(buffer: torch.Tensor, num_rows: int, num_slots: int) -> torch.Tensor:
+def _resized(buffer: torch.Tensor, num_rows: int, num_slots: int) -> torch.Tensor:
     rows, heads, slots, size = buffer.shape
-    grown = buffer.new_zeros((num_rows, heads, num_slots, size))
-    grown[:rows, :, :slots] = buffer
-    return grown
+    resized = buffer.new_zeros((num_rows, heads, num_slots, size))
+    kept = min(rows, num_rows)
+    resized[:kept, :, :slots] = buffer[:kept]
+    return resized
