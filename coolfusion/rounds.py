@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Generic, TypeVar, final
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, final
 
-from coolfusion.asking import Answer, Ask, Talk
+from coolfusion.asking import Answer, Ask, Fork, Talk
+from coolfusion.errors import SourceError
 from coolfusion.recall import Recall
 from coolfusion.sources import isolated
 
@@ -16,13 +17,19 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-@dataclass(slots=True)
-class Waiting(Generic[Result]):
-    """A conversation that waits for answers, and the seconds it has taken so far."""
+@dataclass(slots=True, eq=False)
+class Speaker:
+    """A conversation under way: what it waits for, who waits for it, the seconds it took.
 
-    talk: Talk[Result]
-    asks: list[Ask]
-    seconds: float
+    ``awaited`` has one place for each answer, or for each result of a fork.
+    """
+
+    talk: Talk[Any]
+    key: Any
+    parent: tuple[Speaker, int] | None = None
+    awaited: list[Any] = field(default_factory=list)
+    num_missing: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,69 +43,93 @@ class Over(Generic[Key, Result]):
 
 @final
 class Rounds(Generic[Key, Result]):
-    """Conversations under way. With ``concurrent``, sources answer in threads of their own."""
+    """Conversations under way, and the questions that wait for each source.
+
+    A round is one call to the source for which most questions wait: where sources take turns
+    on one device, full calls are the fastest. With ``concurrent``, it is one call to every
+    source, each in a thread of its own.
+    """
 
     def __init__(self, recalls: Sequence[Recall], *, concurrent: bool = False) -> None:
         self._recalls = recalls
         self._concurrent = concurrent
-        self._waiting: dict[Key, Waiting[Result]] = {}
+        self._queues: dict[int, list[tuple[Speaker, int, Ask]]] = {}
         self._over: list[Over[Key, Result]] = []
 
     def begin(self, key: Key, talk: Talk[Result]) -> None:
         """Take one more conversation in."""
-        self._advance(key, Waiting(talk, [], 0.0), None)
+        self._advance(Speaker(talk, key), None)
 
     def turn(self) -> list[Over[Key, Result]]:
         """Hold rounds until a conversation is over; returns those that are."""
-        while self._waiting and not self._over:
+        while self._queues and not self._over:
             self._round()
         over, self._over = self._over, []
         return over
 
     def _round(self) -> None:
-        """Answer every question that is open."""
+        fullest = max(self._queues, key=lambda source: len(self._queues[source]))
+        chosen = list(self._queues) if self._concurrent else [fullest]
+        queues = [self._queues.pop(source) for source in chosen]
         begun = time.perf_counter()
-        waiting = dict(self._waiting)
-        asks = [ask for entry in waiting.values() for ask in entry.asks]
-        answers = self._answers(asks)
-        share = (time.perf_counter() - begun) / len(waiting)
-        start = 0
-        for key, entry in waiting.items():
-            end = start + len(entry.asks)
-            entry.seconds += share
-            self._advance(key, entry, answers[start:end])
-            start = end
+        answers = self._answers(chosen, queues)
+        share = (time.perf_counter() - begun) / sum(len(queue) for queue in queues)
+        for queue, some in zip(queues, answers, strict=True):
+            for (speaker, place, _), answer in zip(queue, some, strict=True):
+                speaker.seconds += share
+                self._deliver(speaker, place, answer)
 
-    def _answers(self, asks: Sequence[Ask]) -> list[Answer]:
-        by_source: dict[int, list[int]] = {}
-        for index, ask in enumerate(asks):
-            by_source.setdefault(ask.source, []).append(index)
+    def _answers(
+        self, sources: list[int], queues: list[list[tuple[Speaker, int, Ask]]]
+    ) -> list[list[Answer]]:
+        def answered(source: int, queue: list[tuple[Speaker, int, Ask]]) -> list[Answer]:
+            return isolated(self._recalls[source].answer, [ask for _, _, ask in queue])
 
-        def answered(source: int) -> list[Answer]:
-            mine = [asks[index] for index in by_source[source]]
-            return isolated(self._recalls[source].answer, mine)
+        if len(sources) == 1:
+            return [answered(sources[0], queues[0])]
+        with ThreadPoolExecutor(len(sources)) as threads:
+            return list(threads.map(answered, sources, queues))
 
-        if self._concurrent and len(by_source) > 1:
-            with ThreadPoolExecutor(len(by_source)) as threads:
-                found = list(threads.map(answered, by_source))
-        else:
-            found = [answered(source) for source in by_source]
-        answers: dict[int, Answer] = {}
-        for indices, some in zip(by_source.values(), found, strict=True):
-            answers.update(zip(indices, some, strict=True))
-        return [answers[index] for index in range(len(asks))]
+    def _deliver(self, speaker: Speaker, place: int, answer: Any) -> None:
+        """Hand over one thing that a conversation waits for; with the last it goes on."""
+        speaker.awaited[place] = answer
+        speaker.num_missing -= 1
+        if not speaker.num_missing:
+            self._advance(speaker, speaker.awaited)
 
-    def _advance(self, key: Key, entry: Waiting[Result], answers: list[Answer] | None) -> None:
+    def _advance(self, speaker: Speaker, answers: list[Any] | None) -> None:
         begun = time.perf_counter()
-        self._waiting.pop(key, None)
         try:
-            entry.asks = next(entry.talk) if answers is None else entry.talk.send(answers)
+            wanted = next(speaker.talk) if answers is None else speaker.talk.send(answers)
         except StopIteration as stop:
-            seconds = entry.seconds + time.perf_counter() - begun
-            self._over.append(Over(key, stop.value, seconds))
+            speaker.seconds += time.perf_counter() - begun
+            self._end(speaker, stop.value)
+        except SourceError as error:
+            if speaker.parent is None:
+                raise
+            self._end(speaker, error)
+        else:
+            speaker.seconds += time.perf_counter() - begun
+            self._wait(speaker, wanted)
+
+    def _wait(self, speaker: Speaker, wanted: list[Ask] | Fork) -> None:
+        asked = wanted.talks if isinstance(wanted, Fork) else wanted
+        speaker.awaited = [None] * len(asked)
+        speaker.num_missing = len(asked)
+        if isinstance(wanted, Fork):
+            for place, talk in enumerate(wanted.talks):
+                self._advance(Speaker(talk, speaker.key, (speaker, place)), None)
+        else:
+            for place, ask in enumerate(wanted):
+                self._queues.setdefault(ask.source, []).append((speaker, place, ask))
+
+    def _end(self, speaker: Speaker, result: Any) -> None:
+        if speaker.parent is None:
+            self._over.append(Over(speaker.key, result, speaker.seconds))
             return
-        entry.seconds += time.perf_counter() - begun
-        self._waiting[key] = entry
+        parent, place = speaker.parent
+        parent.seconds += speaker.seconds
+        self._deliver(parent, place, result)
 
 
 def hold(talk: Talk[Result], recalls: Sequence[Recall]) -> Result:

@@ -82,7 +82,7 @@ class Speculator:
         self._sources = sources
         self._recalls = recalls
         self._boundary = recipe.boundary
-        self._memories: OrderedDict[int, Memory] = OrderedDict()
+        self._memories: OrderedDict[int | None, Memory] = OrderedDict()
         self._guessers = [Guesser(Acceptance(), source, k) for k, source in enumerate(sources)]
         if speculation.look_up:
             self._guessers.append(Guesser(Acceptance((1.0, 1.0))))

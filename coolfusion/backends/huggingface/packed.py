@@ -54,6 +54,7 @@ class PackedPasses:
 
     def __init__(self, model: Any, max_rows: int) -> None:
         self._model = model
+        self._device, self._dtype = model.device, model.dtype  # slow to ask for
         self._cache = SlotCache()
         self._places: list[Place] = []
         self._of_lane: dict[int, int] = {}
@@ -226,18 +227,22 @@ class PackedPasses:
                 **({"logits_to_keep": width - earliest} if self._keeps_logits else {}),
             )
             logits = output.logits[:, earliest - width :]
-            lines = logits[[row for row, _ in wanted], [column - earliest for _, column in wanted]]
+            columns = [column for _, column in wanted]
+            if shape[0] == 1 and columns == list(range(earliest, width)):
+                lines = logits[0]
+            else:
+                lines = logits[[row for row, _ in wanted], [c - earliest for c in columns]]
             answers = read_scores(lines, [query for entry in work for query in entry.queries])
         return _dealt(answers, work)
 
     def _on_device(self, array: Ints) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._model.device)
+        return torch.from_numpy(array).to(self._device)
 
     def _mask(
         self, seen: NDArray[np.bool_], positions: Ints, work: Sequence[tuple[int, Work]]
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Additive masks (rows, 1, tokens, slots), one for each kind of attention the model has."""
-        lowest = torch.finfo(self._model.dtype).min
+        lowest = torch.finfo(self._dtype).min
         masks = {}
         for kind, window in self._windows.items():
             allowed = seen
@@ -245,9 +250,7 @@ class PackedPasses:
                 where = self._positions_of_slots(seen.shape, work)
                 allowed = seen & (positions[:, :, None] - where[:, None, :] < window)
             additive = np.where(allowed, np.float32(0.0), np.float32(lowest))
-            masks[kind] = torch.from_numpy(additive[:, None]).to(
-                self._model.device, self._model.dtype
-            )
+            masks[kind] = torch.from_numpy(additive[:, None]).to(self._device, self._dtype)
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _positions_of_slots(self, shape: tuple[int, ...], work: Sequence[tuple[int, Work]]) -> Ints:

@@ -20,20 +20,22 @@ def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
     if any position has no proper distribution.
     """
     logits = logits.float()
-    total = torch.logsumexp(logits, dim=-1)
     tokens, own = _picks(logits, queries)
-    texts = torch.tensor(
-        [token for query in queries for token in (*query.continuation, 0)], device=logits.device
-    )
-    spelled = logits.gather(1, texts[:, None])[:, 0]
-    numbers = torch.stack([own, spelled, _watched(logits, queries)]) - total
+    spelled = [token for query in queries for token in (*query.continuation, 0)]
+    totals: list[float] = torch.logsumexp(logits, dim=-1).tolist()
     picked: list[int] = tokens.tolist()
-    pick_log_probs, log_probs, watched = numbers.clamp(max=0.0).tolist()
+    pick_log_probs = _less(own.tolist(), totals)
+    watched = _less(_watched(logits, queries).tolist(), totals)
     if any(math.isnan(value) for value in pick_log_probs):
         raise NonFiniteError(
             "The model returned NaN or infinite logits. Its weights may be damaged, or its dtype "
             "too narrow for it (float16 overflows where bfloat16 does not)."
         )
+    if len(spelled) == len(queries):
+        log_probs = totals  # there is no continuation, hence nothing to read here
+    else:
+        lines = torch.tensor(spelled, device=logits.device)[:, None]
+        log_probs = _less(logits.gather(1, lines)[:, 0].tolist(), totals)
     answers = []
     start = 0
     for query in queries:
@@ -48,6 +50,11 @@ def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
         )
         start = end
     return answers
+
+
+def _less(logits: list[float], totals: list[float]) -> list[float]:
+    """Log-probabilities: logits less the logarithms of the sums of their exponentials."""
+    return [min(value - total, 0.0) for value, total in zip(logits, totals, strict=True)]
 
 
 def charged(scores: Scores, num_forwarded: int, num_passes: int) -> Scores:

@@ -1,0 +1,332 @@
+"""What does a fused response cost beside one model's own, and what do guesses and caches save?
+
+Bad news would be a text that changes with speculation, fusion of models that agree far above
+the price of the slowest of them, or a step that grows with the response. Times are processor
+seconds on one thread, so that other work on the machine does not count, and every ratio is
+taken between runs that take turns on the same prompts. The larger models are the built-in
+ones, grown (``benchmarks.grown``): texts and agreement of trained models at the cost of their
+size. A source's own ``generate`` is made to write as many tokens as the fused text has.
+
+    python -m benchmarks.speed [--count 4] [--large 50000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from benchmarks._results import finish, table
+from benchmarks.grown import grown
+from benchmarks.word_problems import generate
+from coolfusion.backend import Query, Scores
+from coolfusion.backends.huggingface import load_source
+from coolfusion.backends.huggingface.snapshots import SnapshotPasses
+from coolfusion.builtin import builtin_paths
+from coolfusion.decoder import Decoder
+from coolfusion.recipe import Request
+from coolfusion.sources import Source
+from coolfusion.speculation import Speculation
+from coolfusion.types import Generation
+
+AGREES, ARGUES = 0.2, 0.7  # noise on a copy's weights: few, or half, of the segments contested
+REQUEST = Request(max_new_tokens=120)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Seconds, forward passes and forwarded tokens of one way of decoding."""
+
+    seconds: float = 0.0
+    passes: int = 0
+    forwarded: int = 0
+    texts: list[str] = field(default_factory=list)
+    num_contested: int = 0
+    num_steps: int = 0
+
+    def add(self, seconds: float, generation: Generation) -> None:
+        """Count one response."""
+        usage = generation.stats.usage.values()
+        self.seconds += seconds
+        self.passes += sum(spent.num_passes for spent in usage)
+        self.forwarded += sum(spent.num_forwarded for spent in usage)
+        self.texts.append(generation.text)
+        self.num_contested += generation.stats.num_contested
+        self.num_steps += generation.stats.num_steps
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor seconds of a call, and its result."""
+    begun = time.process_time()
+    result = call()
+    return time.process_time() - begun, result
+
+
+def own_generate(source: Source, prompt: Any, text: str) -> float:
+    """Seconds of a model's own greedy ``generate`` for as many tokens as ``text`` has."""
+    model: Any = source.backend
+    ids = torch.tensor([source.tokenizer.encode_prompt(prompt)])
+    num_tokens = len(source.tokenizer.encode(text)) + 1
+    seconds, _ = timed(
+        lambda: model._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            min_new_tokens=num_tokens,
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    )
+    return seconds
+
+
+def one_pass(sources: Sequence[Source], prompt: Any, text: str) -> float:
+    """Seconds for every source to read the prompt and the final text once: the lower bound."""
+    total = 0.0
+    for source in sources:
+        model: Any = source.backend
+        ids = torch.tensor([source.tokenizer.encode_prompt(prompt) + source.tokenizer.encode(text)])
+        with torch.inference_mode():
+            total += timed(lambda m=model, i=ids: m._model(input_ids=i, use_cache=False))[0]
+    return total
+
+
+def reencoded(sources: Sequence[Source], prompt: Any) -> tuple[float, Generation]:
+    """A loop that computes the whole text for every drafted token and every candidate."""
+    forgetful = [replace(source, backend=_Reencoding(source)) for source in sources]
+    decoder = Decoder(forgetful, speculation=None)
+
+    def run() -> Generation:
+        state, steps = replace(decoder.start(prompt, REQUEST), lane=None), []
+        while state.stop_reason is None:
+            state, step = decoder.step(state)
+            steps.append(step)
+        return decoder.finish(state, steps)
+
+    return timed(run)
+
+
+class _Reencoding:
+    """A backend without any memory: every query is one pass over all its tokens."""
+
+    def __init__(self, source: Source) -> None:
+        backend: Any = source.backend
+        self.vocab_size, self.context_length = backend.vocab_size, backend.context_length
+        self._model = backend._model
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        """Each query by itself."""
+        return [SnapshotPasses(self._model, 0).score([query])[0] for query in queries]
+
+    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
+        """One token, which is all that the decoder asks for."""
+        assert num_tokens == 1
+        return self.score(queries)
+
+
+def compare(
+    sources: Sequence[Source], prompts: Sequence[Any], *, naive: bool, look_up: bool = True
+) -> dict[str, Any]:
+    """All ways of decoding ``prompts`` with ``sources``, by turns; the first prompt warms up."""
+    ways = {
+        "fused": Decoder(sources, speculation=Speculation(look_up=look_up)),
+        "plain": Decoder(sources, speculation=None),
+    }
+    tallies = {name: Tally() for name in (*ways, "reencoding")}
+    alone = dict.fromkeys([source.name for source in sources], 0.0)
+    bound = 0.0
+    for decoder in ways.values():
+        decoder.generate(prompts[0], REQUEST)  # the first passes of a process are slower
+    for prompt in prompts[1:]:
+        for name, decoder in ways.items():
+            tallies[name].add(*timed(lambda d=decoder, p=prompt: d.generate(p, REQUEST)))
+        text = tallies["fused"].texts[-1]
+        for source in sources:
+            alone[source.name] += own_generate(source, prompt, text)
+        bound += one_pass(sources, prompt, text)
+        if naive:
+            tallies["reencoding"].add(*reencoded(sources, prompt))
+    slowest = max(alone.values())
+    fused, plain, again = tallies["fused"], tallies["plain"], tallies["reencoding"]
+    return {
+        "identical": fused.texts == plain.texts and (not naive or again.texts == fused.texts),
+        "contested": fused.num_contested / fused.num_steps,
+        "tokens": sum(len(sources[0].tokenizer.encode(text)) for text in fused.texts)
+        / (len(prompts) - 1),
+        "fused": fused.seconds / slowest,
+        "plain": plain.seconds / slowest,
+        "reencoding": again.seconds / slowest if naive else None,
+        "bound": bound / slowest,
+        "passes": fused.passes,
+        "plain_passes": plain.passes,
+        "forwarded": fused.forwarded,
+        "plain_forwarded": plain.forwarded,
+        "reencoding_forwarded": again.forwarded if naive else None,
+    }
+
+
+def side_by_side(sources: Sequence[Source], prompts: Sequence[Any]) -> dict[str, Any]:
+    """Responses per second of batches of 1, 8 and 32, relative to one by one."""
+    decoder = Decoder(sources)
+    plain = Decoder(sources, speculation=None)
+    for how in (decoder, plain):
+        how.generate(prompts[0], REQUEST)
+    seconds, texts = {}, {}
+    for way, how in (("", decoder), (" without speculation", plain)):
+        for rows in (1, 8, 32):
+            spent, found = timed(
+                lambda h=how, r=rows: h.generate_batch(prompts, REQUEST, max_rows=r)
+            )
+            seconds[f"{rows}{way}"], texts[f"{rows}{way}"] = spent, [g.text for g in found]
+    first = texts["1"]
+    return {
+        "identical": all(found == first for found in texts.values()),
+        "throughput": {name: seconds["1"] / spent for name, spent in seconds.items()},
+        "without": {
+            name: seconds["1 without speculation"] / spent for name, spent in seconds.items()
+        },
+    }
+
+
+def memory(source: Source, prompt: Any) -> float:
+    """Bytes of weights and caches after a response, over weights and its own keys and values."""
+    decoder = Decoder([source, replace(source, name="again")])
+    generation = decoder.generate(prompt, REQUEST)
+    backend: Any = source.backend
+    weights = sum(p.numel() * p.element_size() for p in backend._model.parameters())
+    layers = backend._passes._cache.layers
+    held = sum(
+        part.numel() * part.element_size()
+        for layer in layers
+        for part in (layer.keys, layer.values)
+    )
+    num_tokens = len(source.tokenizer.encode_prompt(prompt)) + len(
+        source.tokenizer.encode(generation.text)
+    )
+    keys = layers[0].keys
+    needed = 2 * len(layers) * keys.shape[1] * keys.shape[3] * num_tokens * keys.element_size()
+    return (weights + held) / (weights + needed)
+
+
+def settings(large: int) -> list[tuple[str, Callable[[], list[Source]], bool]]:
+    """(name, sources, whether the re-encoding loop is run) of every comparison."""
+    sums, groups, money = builtin_paths()
+    size = f"{large // 1_000_000}M"
+
+    def copies(noise: float, num: int, first: int = large) -> list[Source]:
+        noisy = [
+            grown(sums, large, noise=noise * (1 + 0.1 * i), name=f"copy{i}") for i in range(num)
+        ]
+        return [grown(sums, first), *noisy]
+
+    return [
+        ("built-in, 2 tokenizers", lambda: [grown(p, 0) for p in (sums, groups)], True),
+        ("built-in, 3 tokenizers", lambda: [grown(p, 0) for p in (sums, groups, money)], True),
+        (f"{size}, 2 tokenizers", lambda: [grown(p, large) for p in (sums, groups)], True),
+        (f"{size}, 3 tokenizers", lambda: [grown(p, large) for p in (sums, groups, money)], False),
+        (f"{size} and a copy that agrees", lambda: copies(AGREES, 1), True),
+        (f"{size} and 2 copies that agree", lambda: copies(AGREES, 2), False),
+        (f"{size} and 3 copies that agree", lambda: copies(AGREES, 3), False),
+        (f"{size} and a tenth of it, agreeing", lambda: copies(AGREES, 1, large // 10), False),
+        (f"{size} and a copy that argues", lambda: copies(ARGUES, 1), False),
+    ]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="The cost of fused responses.")
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--large", type=int, default=50_000_000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.logging.disable_progress_bar()
+    problems = generate(max(32, options.count + 1), seed=5, split="test")
+    chats = [[{"role": "user", "content": problem.question}] for problem in problems]
+    record: dict[str, Any] = {}
+    for name, make, naive in settings(options.large):
+        record[name] = compare(make(), chats[: options.count + 1], naive=naive)
+        print(name, record[name], flush=True)
+    sums, groups, _ = builtin_paths()
+    long = "\n".join(p.question for p in generate(6, seed=6, split="test"))
+    questions = [f"{long}\n{problem.question}" for problem in problems[: options.count + 1]]
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    record["the same copies, long prompts"] = compare(
+        [grown(sums, options.large), grown(sums, options.large, noise=AGREES, name="copy")],
+        asked,
+        naive=False,
+    )
+    folder = os.environ.get("COOLFUSION_REAL")
+    if folder is not None:
+        record["two story models made elsewhere"] = _real(Path(folder), options.count)
+    batch = side_by_side([grown(p, 0) for p in (sums, groups)], chats[:32])
+    held = memory(grown(sums, options.large), chats[0])
+    finish(
+        "speed", {"settings": record, "batch": batch, "memory": held}, _tables(record, batch, held)
+    )
+
+
+def _real(root: Path, count: int) -> dict[str, Any]:
+    """The story models nobody here trained, on the openings of stories."""
+    lines = (root / "data" / "tinystories" / "prompts.jsonl").read_text("utf-8").splitlines()
+    sources = [
+        load_source(root / "models" / name, name) for name in ("stories260K", "babyllama-361")
+    ]
+    return compare(sources, [json.loads(line)["prompt"] for line in lines[: count + 1]], naive=True)
+
+
+def _tables(record: dict[str, Any], batch: dict[str, Any], held: float) -> str:
+    def cell(value: float | None, digits: int = 2) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    rows = [
+        [
+            name,
+            "yes" if r["identical"] else "NO",
+            f"{r['contested']:.0%}",
+            cell(r["tokens"], 0),
+            cell(r["fused"]),
+            cell(r["plain"]),
+            cell(r["reencoding"]),
+            cell(r["bound"]),
+            f"{r['passes']} / {r['plain_passes']}",
+            " / ".join(
+                str(r[key] or "")
+                for key in ("forwarded", "plain_forwarded", "reencoding_forwarded")
+            ),
+        ]
+        for name, r in record.items()
+    ]
+    header = ["sources", "same text", "contested", "tokens"]
+    header += ["fused", "plain cached loop", "re-encoding loop", "one pass over the text"]
+    header += ["passes, fused / plain", "forwarded tokens, fused / plain / re-encoding"]
+    lines = [
+        "Seconds relative to the slowest source's own generate for a text of the same length.",
+        "",
+        table(header, rows),
+        "",
+        "Two built-in sources, 32 prompts, responses per second relative to one by one:",
+        "",
+        table(
+            ["rows side by side", "against one by one", "against one by one without speculation"],
+            [
+                [name, cell(value), cell(batch["without"][name])]
+                for name, value in batch["throughput"].items()
+            ],
+        ),
+        "",
+        f"Same texts in every batch: {'yes' if batch['identical'] else 'NO'}.",
+        f"Weights and caches over weights and the text's own keys and values: {held:.2f}.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
