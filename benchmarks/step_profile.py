@@ -1,8 +1,9 @@
 """Where does a step spend its time, and does what lies outside the models grow with the response?
 
-Bad news would be more than 15 % of the time outside the models and the reading of their
-logits, or a step that is dearer late in a long response. One thread; the clock of a part
-stops while a part inside it runs.
+Bad news would be more than 15 % of the time in Python and the tokenizers, or a step that is
+dearer late in a long response. What any decoder does with tensors besides the model's pass,
+masks and inputs before it and logits after it, is shown apart. One thread; the clock of a
+part stops while a part inside it runs.
 
     python -m benchmarks.step_profile [--count 24]
 """
@@ -31,7 +32,9 @@ from coolfusion.rounds import Rounds
 from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 
-PARTS = ("models", "reading logits", "inputs and cache", "memory of answers", "tokenizers", "loop")
+TENSORS = ("models", "tensors in and out")
+PYTHON = ("cache planning", "memory of answers", "tokenizers", "loop")
+PARTS = (*TENSORS, *PYTHON)
 BEGINNING, END = (100, 300), (1900, 2100)  # tokens of the long response that are compared
 
 
@@ -71,8 +74,8 @@ def clocked(sources: list[Source]) -> Iterator[Clocks]:
     timed = [
         (Rounds, "turn", "loop"),
         (Recall, "answer", "memory of answers"),
-        (packed.PackedPasses, "score", "inputs and cache"),
-        (packed, "read_scores", "reading logits"),
+        (packed.PackedPasses, "score", "cache planning"),
+        (packed.PackedPasses, "_forward", "tensors in and out"),
     ]
     timed += [(source.tokenizer, "encode", "tokenizers") for source in sources]
     patches = [
@@ -116,7 +119,7 @@ def shares(num_sources: int, speculation: Speculation | None, count: int) -> dic
     total = sum(clocks.seconds.values())
     return {
         "parts": {part: seconds / total for part, seconds in clocks.seconds.items()},
-        "outside": 1 - (clocks.seconds["models"] + clocks.seconds["reading logits"]) / total,
+        "python": sum(clocks.seconds[part] for part in PYTHON) / total,
         "milliseconds": 1000 * total / num_steps,
     }
 
@@ -194,12 +197,12 @@ def main() -> None:
         [
             name,
             *(f"{p['parts'][part]:.1%}" for part in PARTS),
-            f"{p['outside']:.1%}",
+            f"{p['python']:.1%}",
             f"{p['milliseconds']:.1f}",
         ]
         for name, p in profiles.items()
     ]
-    header = ["built-in models", *PARTS, "outside the models", "ms per step"]
+    header = ["built-in models", *PARTS, "Python and tokenizers", "ms per step"]
     lines = [
         f"Shares of the time of {count - 1} responses, one by one, one thread.",
         "",

@@ -1,4 +1,4 @@
-"""Train one of the built-in sources from scratch: its tokenizer, then its model.
+"""Train a source of the built-in kind from scratch: its tokenizer, then its model.
 
     python -m benchmarks.train_builtin sums --output coolfusion/builtin/sums
 
@@ -14,7 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -133,6 +133,29 @@ RECIPES = {
             {"money": 0.70, "change": 0.27, "groups": 0.015, "compare": 0.015},
             33,
         ),
+    )
+}
+
+
+# Sources for the quality benchmark that are not shipped: one that is weak at everything, one
+# with the same tokenizer as another, and one as able as another in the same skills.
+RECIPES |= {
+    recipe.name: recipe
+    for recipe in (
+        replace(
+            RECIPES["groups"],
+            name="beginner",
+            skills=dict.fromkeys(("change", "compare", "groups", "money"), 0.25),
+            seed=44,
+            steps=250,
+        ),
+        replace(
+            RECIPES["sums"],
+            name="coins",
+            skills={"money": 0.60, "groups": 0.37, "change": 0.015, "compare": 0.015},
+            steps=800,
+        ),
+        replace(RECIPES["sums"], name="twin", seed=55, steps=800),
     )
 }
 

@@ -136,13 +136,14 @@ class Speculator:
         return True
 
     def _choose(self, state: State, num_texts: int) -> tuple[Guesser | None, int]:
-        """Whose guess, of how many tokens, costs least for each token that it is worth.
+        """Whose guess, of how many tokens, costs least for each character that it is worth.
 
         None where guessing costs more than letting every source draft for itself.
         """
         longest = max(len(state.encoded[k].ids) for k in state.active)
         room = max(1, state.request.max_new_tokens - longest)
-        best = sum(self._seconds(k, 1, num_texts) for k in state.active)
+        chars = {k: self._chars_per_token(state, k) for k in state.active}
+        best = sum(self._seconds(k, 1, num_texts) / chars[k] for k in state.active)
         chosen, chosen_length = None, 0
         for guesser in self._guessers:
             if guesser.k in range(len(self._sources)) and guesser.k not in state.active:
@@ -150,17 +151,25 @@ class Speculator:
             if guesser.source is None and not self._looked_up(state, 1):
                 continue
             own = self._seconds(guesser.k, 1, num_texts) if guesser.source else 0.0
+            worth = chars.get(guesser.k, CHARS_PER_TOKEN)
             for length in LENGTHS:
                 checking = sum(
-                    self._seconds(k, length, num_texts) for k in state.active if k != guesser.k
+                    self._seconds(k, length * worth / chars[k], num_texts)
+                    for k in state.active
+                    if k != guesser.k
                 )
                 cost = length * own + checking
-                cost /= expected_tokens(guesser.acceptance.rate, length)
+                cost /= worth * expected_tokens(guesser.acceptance.rate, length)
                 if cost < best and length <= room:
                     best, chosen, chosen_length = cost, guesser, length
         return chosen, chosen_length
 
-    def _seconds(self, k: int, num_tokens: int, num_texts: int) -> float:
+    def _chars_per_token(self, state: State, k: int) -> float:
+        """How much text a token of source ``k`` stands for, in the prompt and the response."""
+        num_tokens = len(state.prompts[k]) + len(state.encoded[k].ids)
+        return max(1, len(prompt_text(state.prompt)) + len(state.text)) / num_tokens
+
+    def _seconds(self, k: int, num_tokens: float, num_texts: int) -> float:
         return self._recalls[k].pace.seconds(num_tokens, num_texts)
 
     def _guess(self, guesser: Guesser, state: State, length: int) -> Talk[Draft]:

@@ -71,12 +71,10 @@ class TransformersBackend:
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """Let the model continue each query by ``num_tokens`` picks."""
-        drafted = [Scores((), (), (), ()) for _ in queries]
-        for _ in range(num_tokens):
+        drafted = [_as_draft(scores) for scores in self.score([_at_end(q) for q in queries])]
+        for _ in range(num_tokens - 1):
             asked = [
-                replace(
-                    query, prefix=query.prefix + query.continuation + so_far.picks, continuation=()
-                )
+                _at_end(replace(query, continuation=query.continuation + so_far.picks))
                 for query, so_far in zip(queries, drafted, strict=True)
             ]
             drafted = [_longer(*pair) for pair in zip(drafted, self.score(asked), strict=True)]
@@ -92,6 +90,18 @@ class TransformersBackend:
             raise ContextLengthError(
                 f"The query has {num_tokens} tokens, but the context window holds {self._context_length}."
             )
+
+
+def _at_end(query: Query) -> Query:
+    """The question what follows a query's continuation."""
+    if not query.continuation:
+        return query
+    return replace(query, prefix=query.prefix + query.continuation, continuation=())
+
+
+def _as_draft(scores: Scores) -> Scores:
+    """A score of nothing, as a draft of the one token that was picked."""
+    return _longer(Scores((), (), (), ()), scores)
 
 
 def _longer(so_far: Scores, step: Scores) -> Scores:

@@ -80,6 +80,8 @@ class PackedPasses:
         places = self._claim([group[0] for group in groups])
         try:
             work = [self._plan(place, group) for place, group in zip(places, groups, strict=True)]
+            if len(work) == 1:
+                return self._forward(work)
             answers: dict[int, list[Scores]] = {}
             for some in _passes(work):
                 answers.update(
@@ -186,37 +188,35 @@ class PackedPasses:
             rows: slice | torch.Tensor = slice(first, last + 1)
             at = [entry.place - first for entry in work]
         else:
-            rows = self._on_device(np.array([entry.place for entry in work]))
+            rows = self._on_device([entry.place for entry in work])
             at = list(range(len(work)))
         width = max(len(entry.plan.nodes) for entry in work)
         shape = (at[-1] + 1, width)
         padded = len(work) < shape[0] or any(len(entry.plan.nodes) < width for entry in work)
         # Padding is written behind everything, to where no token lies.
         length = max(entry.row.num_slots for entry in self._places[first : last + 1]) + padded
-        ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        slots = np.full(shape, length - 1)
+        blank = [0] * width
+        ids, positions = [blank] * shape[0], [blank] * shape[0]
+        slots = [[length - 1] * width] * shape[0]
         seen = np.zeros((*shape, length), dtype=bool)
         if padded:
             seen[:, :, -1] = True
+        wanted: list[tuple[int, int]] = []
         for row, entry in zip(at, work, strict=True):
             nodes = entry.plan.nodes
             left = width - len(nodes)
-            ids[row, left:] = [node.token for node in nodes]
-            positions[row, left:] = [node.position for node in nodes]
-            slots[row, left:] = [node.slot for node in nodes]
+            ids[row] = blank[:left] + [node.token for node in nodes]
+            positions[row] = blank[:left] + [node.position for node in nodes]
+            slots[row] = slots[row][:left] + [node.slot for node in nodes]
             seen[row, left:, -1] = False
             _fill_seen(seen[row, left:], nodes, len(self._places[entry.place].row.trunk))
-        wanted = [
-            (row, width - len(entry.plan.nodes) + column)
-            for row, entry in zip(at, work, strict=True)
-            for columns in entry.plan.wanted
-            for column in columns
-        ]
+            wanted += [(row, left + column) for columns in entry.plan.wanted for column in columns]
+            check_ids(ids[row], self._vocab_size)
         earliest = min(column for _, column in wanted)
-        check_ids(ids, self._vocab_size)
         if length > self._cache.num_slots:
             self._drop_idle()
-        self._cache.write_at(Writing(len(self._places), rows, self._on_device(slots), length))
+        where = self._slots(slots)
+        self._cache.write_at(Writing(len(self._places), rows, where, length))
         with torch.inference_mode():
             output = self._model(
                 input_ids=self._on_device(ids),
@@ -235,11 +235,21 @@ class PackedPasses:
             answers = read_scores(lines, [query for entry in work for query in entry.queries])
         return _dealt(answers, work)
 
-    def _on_device(self, array: Ints) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+    def _on_device(self, values: list[int] | list[list[int]]) -> torch.Tensor:
+        return torch.tensor(values, device=self._device)
+
+    def _slots(self, slots: list[list[int]]) -> slice | torch.Tensor:
+        """Slots (rows, tokens), as a slice where it is one row whose slots follow one another."""
+        first, num = slots[0][0], len(slots[0])
+        if len(slots) == 1 and slots[0] == list(range(first, first + num)):
+            return slice(first, first + num)
+        return self._on_device(slots)
 
     def _mask(
-        self, seen: NDArray[np.bool_], positions: Ints, work: Sequence[tuple[int, Work]]
+        self,
+        seen: NDArray[np.bool_],
+        positions: list[list[int]],
+        work: Sequence[tuple[int, Work]],
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Additive masks (rows, 1, tokens, slots), one for each kind of attention the model has."""
         lowest = torch.finfo(self._dtype).min
@@ -248,7 +258,8 @@ class PackedPasses:
             allowed = seen
             if window is not None:
                 where = self._positions_of_slots(seen.shape, work)
-                allowed = seen & (positions[:, :, None] - where[:, None, :] < window)
+                distance = np.array(positions)[:, :, None] - where[:, None, :]
+                allowed = seen & (distance < window)
             additive = np.where(allowed, np.float32(0.0), np.float32(lowest))
             masks[kind] = torch.from_numpy(additive[:, None]).to(self._device, self._dtype)
         return masks if len(masks) > 1 else next(iter(masks.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -59,7 +58,14 @@ def _less(logits: list[float], totals: list[float]) -> list[float]:
 
 def charged(scores: Scores, num_forwarded: int, num_passes: int) -> Scores:
     """The same answer with what it cost."""
-    return replace(scores, num_forwarded=num_forwarded, num_passes=num_passes)
+    return Scores(
+        scores.log_probs,
+        scores.picks,
+        scores.pick_log_probs,
+        scores.watched,
+        num_forwarded,
+        num_passes,
+    )
 
 
 def _picks(logits: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,23 +21,15 @@ CHUNK = 256  # slots by which a buffer grows
 class Writing:
     """Where a pass puts its keys and values.
 
-    ``rows`` are those of the buffer's ``num_rows`` that take part, ``slots`` is (rows,
-    tokens), and attention reads the first ``length`` slots of each row.
+    ``rows`` are those of the buffer's ``num_rows`` that take part. ``slots`` is (rows,
+    tokens), or a slice where one row's tokens follow one another. Attention reads the first
+    ``length`` slots of each row.
     """
 
     num_rows: int
     rows: slice | torch.Tensor
-    slots: torch.Tensor
+    slots: slice | torch.Tensor
     length: int
-
-    @property
-    def run(self) -> slice | None:
-        """The slots as a slice, where there is one row and they follow one another."""
-        if self.slots.shape[0] > 1 or not isinstance(self.rows, slice):
-            return None
-        slots = self.slots[0].tolist()
-        straight = slots == list(range(slots[0], slots[0] + len(slots)))
-        return slice(slots[0], slots[0] + len(slots)) if straight else None
 
 
 class SlotLayer(CacheLayerMixin):
@@ -61,23 +53,23 @@ class SlotLayer(CacheLayerMixin):
         self.values = _resized(self.values, num_rows, slots)
 
     def write(
-        self, keys: torch.Tensor, values: torch.Tensor, writing: Writing, run: slice | None
+        self, keys: torch.Tensor, values: torch.Tensor, writing: Writing
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store new keys and values and return all that the pass may attend to, as views if it can."""
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.reserve(writing.num_rows, writing.length)
-        rows = writing.rows
-        if run is not None:
-            self.keys[rows, :, run] = keys
-            self.values[rows, :, run] = values
+        rows, slots = writing.rows, writing.slots
+        if isinstance(slots, slice):
+            self.keys[rows, :, slots] = keys
+            self.values[rows, :, slots] = values
         elif isinstance(rows, slice):
-            index = writing.slots[:, None, :, None].expand_as(keys)
+            index = slots[:, None, :, None].expand_as(keys)
             self.keys[rows].scatter_(2, index, keys)
             self.values[rows].scatter_(2, index, values)
         else:
-            self.keys[rows[:, None], :, writing.slots] = keys.transpose(1, 2)
-            self.values[rows[:, None], :, writing.slots] = values.transpose(1, 2)
+            self.keys[rows[:, None], :, slots] = keys.transpose(1, 2)
+            self.values[rows[:, None], :, slots] = values.transpose(1, 2)
         return self.keys[rows, :, : writing.length], self.values[rows, :, : writing.length]
 
     def move(self, row: int, index: torch.Tensor, start: int) -> None:
@@ -116,11 +108,10 @@ class SlotCache(Cache):
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=SlotLayer)
         self._writing: Writing | None = None
-        self._run: slice | None = None
 
     def write_at(self, writing: Writing) -> None:
         """Say where the coming pass puts its keys and values."""
-        self._writing, self._run = writing, writing.run
+        self._writing = writing
 
     def update(
         self,
@@ -133,7 +124,7 @@ class SlotCache(Cache):
         """Called by attention layers with what they computed for the tokens of this pass."""
         while len(self.layers) <= layer_idx:
             self.layers.append(SlotLayer())
-        return self.layers[layer_idx].write(key_states, value_states, self._writing, self._run)
+        return self.layers[layer_idx].write(key_states, value_states, self._writing)
 
     @property
     def num_slots(self) -> int:

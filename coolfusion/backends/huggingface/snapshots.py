@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-import numpy as np
 import torch
 
 from coolfusion.backend import Query, Scores
@@ -107,9 +106,9 @@ class SnapshotPasses:
 
     def _feed(self, cache: Any, rows: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor, int]:
         """Run rows of equal length through the model, a piece at a time where it must be."""
-        given = np.array(rows, dtype=np.int64)
-        check_ids(given, vocab_size(self._model.config))
-        ids = torch.from_numpy(given).to(self._model.device)
+        for row in rows:
+            check_ids(row, vocab_size(self._model.config))
+        ids = torch.tensor([list(row) for row in rows], device=self._model.device)
         width = ids.shape[1] if cache is None or not self._step else self._step
         logits = []
         with torch.inference_mode():

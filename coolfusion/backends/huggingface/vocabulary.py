@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.errors import SourceError
 
@@ -15,10 +13,10 @@ def vocab_size(config: Any) -> int:
     return int(config.get_text_config().vocab_size)
 
 
-def check_ids(ids: NDArray[np.int64], size: int) -> None:
+def check_ids(ids: Sequence[int], size: int) -> None:
     """Raise ``SourceError`` unless all ids lie below ``size``."""
-    if ids.size and (ids.min() < 0 or ids.max() >= size):
+    if ids and (min(ids) < 0 or max(ids) >= size):
         raise SourceError(
-            f"An id lies outside the model's vocabulary of {size} (ids {ids.min()} to {ids.max()}). "
+            f"An id lies outside the model's vocabulary of {size} (ids {min(ids)} to {max(ids)}). "
             "The tokenizer does not belong to this model."
         )

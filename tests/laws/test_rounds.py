@@ -1,0 +1,120 @@
+"""Conversations held side by side say what each would say alone, and share their calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coolfusion import Decoder, Request, Source, UsageError
+from coolfusion.asking import Ask, Talk, ask, together
+from coolfusion.backend import Query, Scores
+from coolfusion.batching import Limits
+from coolfusion.errors import SourceError
+from coolfusion.recall import Recall
+from coolfusion.rounds import Rounds, hold
+from tests.laws.test_decoder import PROMPTS, source_lists, toy
+from tests.strategies import said
+
+
+class Noting:
+    """A backend that notes how many queries came in each call."""
+
+    def __init__(self, source: Source) -> None:
+        self.inner, self.sizes = source.backend, []
+        self.vocab_size, self.context_length = self.inner.vocab_size, self.inner.context_length
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        self.sizes.append(len(queries))
+        if any(query.prefix == (9,) for query in queries):
+            raise ValueError("nine is not liked")
+        return self.inner.score(queries)
+
+    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
+        self.sizes.append(len(queries))
+        return self.inner.draft(queries, num_tokens)
+
+
+def picks(source: int, first: int, num: int) -> Talk[list[int]]:
+    """A conversation of ``num`` questions one after another."""
+    ids = (first,)
+    for _ in range(num):
+        (scores,) = yield from ask([Ask(source, Query(ids))])
+        ids += scores.picks
+    return list(ids)
+
+
+def nested(source: int, firsts: list[int], num: int) -> Talk[list[list[int] | SourceError]]:
+    return (yield from together([picks(source, first, num) for first in firsts]))
+
+
+def recalls() -> list[Recall]:
+    names = ("byte_bpe", "characters")
+    return [Recall(toy(name, name, (0, 1, 2, 3, 4)).backend) for name in names]
+
+
+conversations = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(1, 8), st.integers(0, 5)), min_size=1, max_size=6
+)
+
+
+@given(conversations, st.booleans())
+def test_side_by_side_is_one_by_one(talks: list[tuple[int, int, int]], concurrent: bool) -> None:
+    rounds: Rounds[int, list[int]] = Rounds(recalls(), concurrent=concurrent)
+    for key, talk in enumerate(talks):
+        rounds.begin(key, picks(*talk))
+    found: dict[int, list[int]] = {}
+    while len(found) < len(talks):
+        found.update((over.key, over.result) for over in rounds.turn())
+    assert found == {key: hold(picks(*talk), recalls()) for key, talk in enumerate(talks)}
+
+
+@given(st.lists(st.integers(1, 8), max_size=5), st.integers(0, 4))
+def test_a_fork_joins_in_order(firsts: list[int], num: int) -> None:
+    assert hold(nested(0, firsts, num), recalls()) == [
+        hold(picks(0, first, num), recalls()) for first in firsts
+    ]
+
+
+def test_one_that_fails_fails_alone() -> None:
+    noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
+    found = hold(nested(0, [1, 9, 2], 3), [Recall(noting)])
+    assert isinstance(found[1], SourceError)
+    assert "nine is not liked" in str(found[1])
+    assert found[0] == hold(picks(0, 1, 3), [Recall(noting.inner)])
+
+
+def test_what_waits_together_is_asked_together() -> None:
+    noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
+    hold(nested(0, [1, 2, 3, 4], 3), [Recall(noting)])
+    assert noting.sizes == [4, 4, 4]
+
+
+@given(source_lists(min_size=2), st.integers(1, 4))
+def test_the_token_budget_bounds_what_is_decoded_together(sources: list[Source], fit: int) -> None:
+    noting = [Noting(source) for source in sources]
+    heard = [replace(s, backend=n) for s, n in zip(sources, noting, strict=True)]
+    request = Request(max_new_tokens=12)
+    width = 12 + max(len(s.tokenizer.encode_prompt(p)) for s in sources for p in PROMPTS)
+    decoder = Decoder(heard, speculation=None)
+    together_ = decoder.generate_batch(PROMPTS, request, max_tokens=fit * width)
+    alone = [decoder.generate(prompt, request) for prompt in PROMPTS]
+    assert [said(g.steps) for g in together_] == [said(g.steps) for g in alone]
+    # A row asks for its drafts one at a time, for its candidates and what they replace at once.
+    assert max(max(n.sizes) for n in noting) <= fit * 2 * (len(sources) + 1)
+
+
+def test_a_tiny_budget_still_decodes_one_by_one() -> None:
+    noting = Noting(toy("one", "characters", (0, 1, 2, 3, 4)))
+    source = replace(toy("one", "characters", (0, 1, 2, 3, 4)), backend=noting)
+    Decoder([source]).generate_batch(PROMPTS, Request(max_new_tokens=8), max_tokens=1)
+    assert max(noting.sizes) == 1
+
+
+@pytest.mark.parametrize("limits", [{"max_rows": 0}, {"max_tokens": -1}])
+def test_impossible_limits_are_named(limits: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=next(iter(limits))):
+        Limits(**limits)
