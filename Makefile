@@ -30,7 +30,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.quality
-	$(BIN)/python -m benchmarks.step_cost
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.step_profile
+	$(BIN)/python -m benchmarks.merging_cost
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

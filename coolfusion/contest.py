@@ -5,6 +5,7 @@ Pure decisions over one row's ``Turn``; asking the models is the decoder's work.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from coolfusion.drafting import Draft
 from coolfusion.ending import EndQuestion
 from coolfusion.errors import SourceError
 from coolfusion.recipe import Recipe
-from coolfusion.reranking import Floats, ScoreTable, uniform
+from coolfusion.reranking import Floats, ScoreTable, Tally, uniform
 from coolfusion.scoring import SegmentScores
 from coolfusion.types import Absence, Candidate, Usage
 
@@ -25,18 +26,38 @@ Value = TypeVar("Value", int, float)
 class Turn:
     """What is known of one row's step so far. ``sources`` are those active at its start.
 
-    ``guessed`` is what guessing ahead cost them.
+    ``samples`` are further drafts of sources that draft several times. ``aside`` is what they
+    spent beside drafting and scoring: on guesses, on a gate, on the prompt. ``weights`` and
+    ``tallies``, by source, are what the response has taught before; empty: nothing.
     """
 
     sources: tuple[str, ...]
     drafts: dict[str, Draft] = field(default_factory=dict)
+    samples: dict[str, tuple[Draft, ...]] = field(default_factory=dict)
     scores: dict[str, SegmentScores] = field(default_factory=dict)
-    guessed: dict[str, Usage] = field(default_factory=dict)
+    aside: dict[str, Usage] = field(default_factory=dict)
     dropped: dict[str, SourceError] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
     end_asked: bool = False
     winner: int | None = None
     log_end: tuple[float, ...] | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+
+    @property
+    def all_drafts(self) -> Iterator[tuple[str, Draft]]:
+        """Every draft with its source, in the order of the sources."""
+        for name in self.sources:
+            if name in self.drafts:
+                yield name, self.drafts[name]
+                yield from ((name, draft) for draft in self.samples.get(name, ()))
+
+    @property
+    def enders(self) -> tuple[str, ...]:
+        """Sources with a draft that ends the text and adds none to it."""
+        return tuple(
+            dict.fromkeys(n for n, draft in self.all_drafts if draft.ends and not draft.text)
+        )
 
     @property
     def is_contest(self) -> bool:
@@ -46,23 +67,40 @@ class Turn:
     @property
     def withdrawn(self) -> tuple[Absence, ...]:
         """Sources without a candidate of their own, in order."""
-        reasons = {name: draft.withdrawn for name, draft in self.drafts.items() if draft.withdrawn}
+        drafted = {name for candidate in self.candidates for name in candidate.drafters}
+        reasons: dict[str, str] = {}
+        for name, draft in self.all_drafts:
+            if draft.withdrawn and name not in drafted:
+                reasons.setdefault(name, draft.withdrawn)
         if self.end_asked and not any(candidate.ends for candidate in self.candidates):
-            for name, draft in self.drafts.items():
-                if draft.ends and not draft.text:
+            for name in self.enders:
+                if name not in drafted:
                     reasons[name] = "it wanted to end the text, the sources together did not"
         return tuple(Absence(name, reasons[name]) for name in self.sources if name in reasons)
 
     @property
     def usage(self) -> tuple[Usage, ...]:
         """What each of ``sources`` spent."""
-        none = Usage()
-        return tuple(
-            self.guessed.get(name, none)
-            + (self.drafts[name].usage if name in self.drafts else none)
-            + (self.scores[name].usage if name in self.scores else none)
-            for name in self.sources
-        )
+        total = {name: self.aside.get(name, Usage()) for name in self.sources}
+        for name, draft in self.all_drafts:
+            total[name] += draft.usage
+        for name, scores in self.scores.items():
+            total[name] += scores.usage
+        return tuple(total.values())
+
+    def spend(self, name: str, usage: Usage) -> None:
+        """Note what a source spent beside drafting and scoring."""
+        self.aside[name] = self.aside.get(name, Usage()) + usage
+
+
+def leads(turn: Turn, recipe: Recipe) -> list[str]:
+    """The sources still there, the heaviest first; those of equal weight in their order."""
+    weights = {
+        name: recipe.weights.get(name, 0.0 if recipe.weights else 1.0) * turn.weights.get(name, 1.0)
+        for name in turn.sources
+        if name not in turn.dropped
+    }
+    return sorted(weights, key=weights.__getitem__, reverse=True)
 
 
 def merge(turn: Turn, recipe: Recipe) -> None:
@@ -72,67 +110,38 @@ def merge(turn: Turn, recipe: Recipe) -> None:
     with a draft agrees on is answered at once, any other is left for ``decide``.
     """
     drafters: dict[tuple[str, bool], list[str]] = {}
-    for name, draft in turn.drafts.items():
+    for name, draft in turn.all_drafts:
         if draft.withdrawn is None and (draft.text or recipe.ends_compete):
             ends = draft.ends and recipe.ends_compete
             drafters.setdefault((draft.text, ends), []).append(name)
     turn.candidates = [
-        Candidate(text, ends, tuple(names)) for (text, ends), names in drafters.items()
+        Candidate(text, ends, tuple(dict.fromkeys(names)))
+        for (text, ends), names in drafters.items()
     ]
     if recipe.ends_compete:
         return
-    enders = tuple(name for name, draft in turn.drafts.items() if draft.ends and not draft.text)
-    if enders and not turn.candidates:
-        turn.candidates = [Candidate("", True, enders)]
-    turn.end_asked = bool(enders) and not turn.candidates[0].ends
+    if turn.enders and not turn.candidates:
+        turn.candidates = [Candidate("", True, turn.enders)]
+    turn.end_asked = bool(turn.enders) and not turn.candidates[0].ends
 
 
 def decide(turn: Turn, recipe: Recipe) -> None:
     """Settle the end question, then let the reranker choose among the candidates."""
-    judges = [name for name in turn.sources if name in turn.scores]
+    judges = _judges(turn)
     if turn.end_asked and judges and _ends(turn, judges, recipe):
-        enders = tuple(name for name, draft in turn.drafts.items() if draft.ends and not draft.text)
-        turn.candidates = [Candidate("", True, enders)]
+        turn.candidates = [Candidate("", True, turn.enders)]
         turn.winner = 0
     elif len(turn.candidates) > 1 and judges:
-        _rerank(turn, judges, recipe)
+        rerank(turn, recipe)
     elif turn.candidates:
         turn.winner = 0
 
 
-def _ends(turn: Turn, judges: list[str], recipe: Recipe) -> bool:
-    log_end = np.array([turn.drafts[name].log_end for name in judges])
-    turn.log_end = tuple(
-        turn.drafts[name].log_end if name in turn.drafts else float("nan") for name in turn.sources
-    )
-    log_first = np.array([turn.scores[name].log_first for name in judges]).T
-    weights = _weights(judges, recipe)
-    heard = weights > 0
-    return recipe.end_rule(EndQuestion(log_end[heard], log_first[:, heard], weights[heard]))
-
-
-def _weights(judges: list[str], recipe: Recipe) -> Floats:
-    """The contest's weights of these judges; equal ones where it has none for any of them."""
-    raw: Floats = np.array([recipe.weights.get(name, 0.0) for name in judges])
-    if not raw.any():
-        return uniform(len(judges))
-    normalized: Floats = raw / raw.sum()
-    return normalized
-
-
-def _rerank(turn: Turn, judges: list[str], recipe: Recipe) -> None:
+def rerank(turn: Turn, recipe: Recipe) -> None:
+    """Give every candidate its cost, by the scores there are, and the lowest the win."""
+    judges = _judges(turn)
     scores = [turn.scores[name] for name in judges]
-    table = ScoreTable(
-        tuple(judges),
-        np.array([entry.log_likelihoods for entry in scores]).T,
-        np.array([entry.num_tokens for entry in scores], dtype=np.float64).T,
-        np.array(
-            [max(1, len(candidate.text.encode())) for candidate in turn.candidates],
-            dtype=np.float64,
-        ),
-        uniform(len(judges)),
-    )
-    costs = np.asarray(recipe.reranker(table), dtype=np.float64)
+    costs = np.asarray(recipe.reranker(_table(turn, judges)), dtype=np.float64)
     turn.winner = int(np.where(np.isnan(costs), np.inf, costs).argmin())
     turn.candidates = [
         replace(
@@ -145,6 +154,55 @@ def _rerank(turn: Turn, judges: list[str], recipe: Recipe) -> None:
         )
         for c, candidate in enumerate(turn.candidates)
     ]
+
+
+def _judges(turn: Turn) -> list[str]:
+    return [name for name in turn.sources if name in turn.scores]
+
+
+def _ends(turn: Turn, judges: list[str], recipe: Recipe) -> bool:
+    log_end = np.array([turn.drafts[name].log_end for name in judges])
+    turn.log_end = tuple(
+        turn.drafts[name].log_end if name in turn.drafts else float("nan") for name in turn.sources
+    )
+    log_first = np.array([turn.scores[name].log_first for name in judges]).T
+    weights = _weights(judges, recipe, turn)
+    heard = weights > 0
+    return recipe.end_rule(EndQuestion(log_end[heard], log_first[:, heard], weights[heard]))
+
+
+def _weights(judges: list[str], recipe: Recipe, turn: Turn) -> Floats:
+    """The contest's weights of these judges; equal ones where it has none for any of them."""
+    raw: Floats = np.array([recipe.weights.get(name, 0.0) for name in judges])
+    if not raw.any():
+        return _learnt(judges, turn)
+    if turn.weights:
+        raw = raw * _learnt(judges, turn)
+    normalized: Floats = raw / raw.sum()
+    return normalized
+
+
+def _learnt(judges: list[str], turn: Turn) -> Floats:
+    """The weights that the response has taught; equal ones where it has taught none."""
+    if not turn.weights:
+        return uniform(len(judges))
+    raw: Floats = np.array([turn.weights[name] for name in judges])
+    normalized: Floats = raw / raw.sum()
+    return normalized
+
+
+def _table(turn: Turn, judges: list[str]) -> ScoreTable:
+    scores = [turn.scores[name] for name in judges]
+    sizes = [max(1, len(candidate.text.encode())) for candidate in turn.candidates]
+    return ScoreTable(
+        tuple(judges),
+        np.array([entry.log_likelihoods for entry in scores]).T,
+        np.array([entry.num_tokens for entry in scores], dtype=np.float64).T,
+        np.array(sizes, dtype=np.float64),
+        _learnt(judges, turn),
+        np.array([[name in c.drafters for name in judges] for c in turn.candidates]),
+        tuple(turn.tallies[name] for name in judges) if turn.tallies else (),
+    )
 
 
 def _column(turn: Turn, values: list[Value], judges: list[str], absent: Value) -> tuple[Value, ...]:

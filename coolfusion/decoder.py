@@ -9,29 +9,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import final
+from typing import TypeVar, final
 
-from coolfusion import contest
-from coolfusion.alignment import ratified_cuts
-from coolfusion.asking import Talk, together
+from coolfusion.asking import Talk
 from coolfusion.batching import MAX_ROWS, MAX_TOKENS, Limits, decode_each, timed
-from coolfusion.canonical import Canonical, extend
+from coolfusion.canonical import Canonical
+from coolfusion.committing import commit
 from coolfusion.contest import Turn
-from coolfusion.drafting import DraftRequest, Pen, draft
-from coolfusion.emission import emit
-from coolfusion.errors import ContextLengthError, PromptError, SourceError
+from coolfusion.errors import PromptError, UsageError
 from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe, Request
-from coolfusion.rounds import Rounds
-from coolfusion.scoring import ScoreRequest, score
+from coolfusion.rounds import Rounds, hold
 from coolfusion.sources import Source, check_names
 from coolfusion.speculation import Speculation, Speculator
-from coolfusion.state import State, sampling_of
+from coolfusion.state import State
 from coolfusion.tokenizer import Prompt
-from coolfusion.types import Absence, Generation, Step, StopReason
+from coolfusion.turns import Turns
+from coolfusion.types import Generation, Step, StopReason
+
+Result = TypeVar("Result")
 
 DEFAULT_SPECULATION = Speculation()
-CONTEXT = 256  # characters of recent text that drafting and stop strings may look back on
 
 
 @final
@@ -54,12 +52,25 @@ class Decoder:
         self.recipe = recipe or Recipe()
         self._lanes = itertools.count()
         self._recalls = [Recall(source.backend) for source in self.sources]
-        self._speculator = None
+        devices = {getattr(source.backend, "device", None) for source in sources}
+        self._concurrent = len(devices) > 1
+        speculator = None
         if speculation is not None:
-            self._speculator = Speculator(self.sources, self._recalls, self.recipe, speculation)
+            speculator = Speculator(self.sources, self._recalls, self.recipe, speculation)
+        self.turns = Turns(self.sources, self.recipe, speculator)
 
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
-        """A state with nothing said yet. Raises ``PromptError`` for a prompt no source can take."""
+        """A state with nothing said yet.
+
+        Raises ``PromptError`` for a prompt that some source cannot take, and ``UsageError`` for
+        a greedy request where sources are to draft several times.
+        """
+        request = request or Request()
+        if self.recipe.num_samples > 1 and request.sampling.is_greedy:
+            raise UsageError(
+                f"{self.recipe.num_samples} drafts of one source at temperature 0 would all be the "
+                "same. Set a temperature."
+            )
         prompts = tuple(source.tokenizer.encode_prompt(prompt) for source in self.sources)
         for source, ids in zip(self.sources, prompts, strict=True):
             limit = source.backend.context_length
@@ -74,7 +85,7 @@ class Decoder:
                 )
         nothing = tuple(Canonical() for _ in self.sources)
         everyone = tuple(range(len(self.sources)))
-        return State(request or Request(), prompt, prompts, nothing, everyone, next(self._lanes))
+        return State(request, prompt, prompts, nothing, everyone, next(self._lanes))
 
     def step(self, state: State) -> tuple[State, Step]:
         """Commit one more segment, or stop. A stopped state cannot be stepped."""
@@ -143,140 +154,26 @@ class Decoder:
         )
 
     def rounds(self) -> Rounds[int, tuple[State, Step]]:
-        """What answers the questions that steps have for the sources."""
-        return Rounds(self._recalls)
+        """What answers the questions that steps have for the sources.
+
+        Sources on devices of their own answer at the same time; on one device, threads gained
+        nothing where it was measured.
+        """
+        return Rounds(self._recalls, concurrent=self._concurrent)
+
+    def hold(self, talk: Talk[Result]) -> Result:
+        """Hold a conversation with the sources to its end."""
+        return hold(talk, self._recalls)
 
     def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
         """One step as a conversation with the sources; ``num_texts`` share their passes."""
-        turn = Turn(tuple(self.sources[k].name for k in state.active))
-        if self._speculator is not None:
-            turn.guessed = yield from self._speculator.prepare(state, num_texts)
-        yield from self._draft(state, turn)
-        contest.merge(turn, self.recipe)
-        if turn.is_contest:
-            yield from self._score(state, turn)
-        contest.decide(turn, self.recipe)
-        return self._commit(state, turn)
+        state, turn = yield from self.turns.take(state, num_texts)
+        return self.commit(state, turn)
 
-    def _draft(self, state: State, turn: Turn) -> Talk[None]:
-        """Let every active source draft."""
-        drafts = yield from together(
-            [
-                draft(k, self.sources[k], self._draft_request(state, k), self._cut)
-                for k in state.active
-            ]
-        )
-        for k, drafted in zip(state.active, drafts, strict=True):
-            if isinstance(drafted, SourceError):
-                self._drop(state, turn, self.sources[k], drafted)
-            else:
-                turn.drafts[self.sources[k].name] = drafted
+    def commit(self, state: State, turn: Turn) -> tuple[State, Step]:
+        """The state after the turn's winner, and the step that led to it."""
+        return commit(self.sources, self.recipe, state, turn)
 
-    def _cut(self, pen: Pen) -> int | None:
-        """The first position where the text drafted so far may be handed over."""
-        tokenizers = [source.tokenizer for source in self.sources]
-        context = pen.request.context
-        return next(ratified_cuts(pen.text, self.recipe.boundary, tokenizers, context), None)
-
-    def _draft_request(self, state: State, k: int) -> DraftRequest:
-        request = state.request
-        return DraftRequest(
-            prefix=state.prompts[k] + state.encoded[k].ids,
-            context=state.text[-CONTEXT:],
-            sampling=sampling_of(request, self.sources[k].name),
-            max_tokens=request.max_segment_tokens or self.recipe.boundary.max_tokens,
-            room=request.max_new_tokens - len(state.encoded[k].ids),
-            lane=state.lane,
-        )
-
-    def _score(self, state: State, turn: Turn) -> Talk[None]:
-        """Let every source that is left score the candidates."""
-        judges = [k for k in state.active if self.sources[k].name in turn.drafts]
-        scored = yield from together(
-            [score(k, self.sources[k], self._score_request(state, turn, k)) for k in judges]
-        )
-        for k, scores in zip(judges, scored, strict=True):
-            if isinstance(scores, SourceError):
-                self._drop(state, turn, self.sources[k], scores)
-            else:
-                turn.scores[self.sources[k].name] = scores
-
-    def _score_request(self, state: State, turn: Turn, k: int) -> ScoreRequest:
-        return ScoreRequest(
-            state.prompts[k],
-            state.encoded[k],
-            tuple(candidate.text for candidate in turn.candidates),
-            tuple(candidate.ends for candidate in turn.candidates),
-            sampling_of(state.request, self.sources[k].name),
-            state.lane,
-        )
-
-    def _drop(self, state: State, turn: Turn, source: Source, error: SourceError) -> None:
-        if state.request.on_source_error == "raise":
-            names = tuple(each.name for each in self.sources)
-            error.generation = Generation(state.text, StopReason.INTERRUPTED, None, names, ())
-            raise error
-        turn.dropped[source.name] = error
-
-    def _commit(self, state: State, turn: Turn) -> tuple[State, Step]:
-        """Append the winner to the state, or say why there is none."""
-        active = tuple(k for k in state.active if self.sources[k].name not in turn.dropped)
-        failed = any(not isinstance(error, ContextLengthError) for error in turn.dropped.values())
-        state = replace(state, active=active, any_failed=state.any_failed or failed)
-        winner = turn.candidates[turn.winner] if turn.winner is not None else None
-        segment, stop = "", None
-        if not active:
-            stop = StopReason.SOURCES_FAILED if state.any_failed else StopReason.CONTEXT_LENGTH
-        elif winner is None:
-            stop = StopReason.NO_DRAFT
-        else:
-            segment, encoded = self._fit(state, winner.text)
-            state = replace(state, text=state.text + segment, encoded=encoded)
-            stop = self._limit(state, complete=segment == winner.text)
-            if winner.ends and segment == winner.text:
-                stop = StopReason.END
-        shown = emit(
-            state.text, state.num_shown, len(segment), state.request.stop, final=stop is not None
-        )
-        if shown.stop_string is not None:
-            stop = StopReason.STOP_STRING
-        step = Step(
-            index=state.num_steps,
-            text=state.text[state.num_shown : shown.end],
-            segment=segment,
-            sources=turn.sources,
-            candidates=tuple(turn.candidates),
-            winner=turn.winner if segment or (winner and winner.ends) else None,
-            ends=stop is StopReason.END,
-            log_end=turn.log_end,
-            withdrawn=turn.withdrawn,
-            dropped=tuple(Absence(name, str(error)) for name, error in turn.dropped.items()),
-            usage=turn.usage,
-            seconds=0.0,
-        )
-        state = replace(
-            state,
-            text=state.text if shown.stop_string is None else state.text[: shown.end],
-            num_shown=shown.end,
-            num_steps=state.num_steps + 1,
-            stop_reason=stop,
-            stop_string=shown.stop_string,
-        )
-        return state, step
-
-    def _fit(self, state: State, text: str) -> tuple[str, tuple[Canonical, ...]]:
-        """As much of ``text`` as keeps every source within ``max_new_tokens``, and its encodings."""
-        for end in range(len(text), -1, -1):
-            encoded = tuple(
-                extend(old, text[:end], source.tokenizer) if k in state.active else old
-                for k, (old, source) in enumerate(zip(state.encoded, self.sources, strict=True))
-            )
-            if max(len(encoded[k].ids) for k in state.active) <= state.request.max_new_tokens:
-                return text[:end], encoded
-        return "", state.encoded
-
-    def _limit(self, state: State, *, complete: bool) -> StopReason | None:
-        longest = max(len(state.encoded[k].ids) for k in state.active)
-        if not complete or longest >= state.request.max_new_tokens:
-            return StopReason.LENGTH
-        return None
+    def branch(self, state: State) -> State:
+        """The same response, with a place of its own in whatever is remembered of responses."""
+        return state if state.lane is None else replace(state, lane=next(self._lanes))

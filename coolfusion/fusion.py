@@ -8,16 +8,23 @@ from typing import Any, final
 
 from coolfusion.backend import Sampling
 from coolfusion.batching import MAX_ROWS, MAX_TOKENS
+from coolfusion.beam import BeamSearch, Ranked
 from coolfusion.boundaries import Boundary
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import DEFAULT_SPECULATION, Decoder
+from coolfusion.ending import EndRule
 from coolfusion.errors import UsageError
+from coolfusion.fusion_config import FusionConfig
+from coolfusion.fusion_file import settled_options
+from coolfusion.gates import Budget, Gate
+from coolfusion.notation import weights_named
 from coolfusion.recipe import Recipe, Request, make_recipe
 from coolfusion.reranking import Reranker
 from coolfusion.sources import Source, check_names
 from coolfusion.speculation import Speculation
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Generation, Step
+from coolfusion.weights import PromptPrior
 
 Progress = Callable[[str, int, int], None]
 
@@ -52,14 +59,21 @@ class FusionModel:
     @classmethod
     def from_pretrained(
         cls,
-        models: Sequence[str | Path] | None = None,
+        models: str | Path | Sequence[str | Path] | None = None,
         *,
+        config: str | Path | FusionConfig | None = None,
         names: Sequence[str] | None = None,
-        preset: str = "default",
+        preset: str | None = None,
         reranker: str | Reranker | None = None,
         weights: Mapping[str, float] | Sequence[float] | None = None,
         lead: str | None = None,
         boundary: str | Boundary | None = None,
+        end_rule: str | EndRule | None = None,
+        gate: str | float | Gate | None = None,
+        budget: str | int | Budget | None = None,
+        prior: str | PromptPrior | None = None,
+        hedge: float | None = None,
+        num_samples: int | None = None,
         speculation: bool = True,
         drafter: str | Path | None = None,
         device: str | Sequence[str] | None = None,
@@ -71,24 +85,35 @@ class FusionModel:
     ) -> FusionModel:
         """Load sources from folders or hub ids; with no models named, the built-in ones.
 
-        ``names`` label the sources (default: the last part of each path). ``preset`` is
-        "default" or "paper"; ``reranker``, ``weights`` (by name or in order), ``lead`` and
-        ``boundary`` replace parts of it. ``device`` and ``dtype`` hold for all sources or are
+        ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), which says all
+        that follows about the fusion; so does ``config`` beside other models. What is given here
+        replaces what the file says. ``names`` label the sources (default: the last part of each path). ``preset`` is
+        "default" (if none is given) or "paper"; ``reranker``, ``weights`` (by name or in order), ``lead`` and
+        ``boundary`` replace parts of it, and ``end_rule``, ``gate``, ``budget``, ``prior``, ``hedge`` and
+        ``num_samples`` are those of ``make_recipe``. ``device`` and ``dtype`` hold for all sources or are
         given one each. ``speculation`` lets sources guess ahead for one another and
         ``drafter`` names a further model to guess for them; neither changes any text.
         ``progress`` is called with (name, how many are loaded, of how many).
         Raises ``UsageError`` for anything that cannot be done as asked.
         """
-        paths = list(models or builtin_paths())
-        labels, recipe = check_recipe_options(
+        settled = settled_options(
             models,
-            names,
+            config,
+            names=names,
             preset=preset,
             reranker=reranker,
             weights=weights,
             lead=lead,
             boundary=boundary,
+            end_rule=end_rule,
+            gate=gate,
+            budget=budget,
+            prior=prior,
+            hedge=hedge,
+            num_samples=num_samples,
         )
+        paths = list(settled.pop("models", None) or builtin_paths())
+        labels, recipe = check_recipe_options(paths, **settled)
         if drafter is not None and not speculation:
             raise UsageError(
                 "A drafter only guesses ahead. Switch speculation on, or leave it out."
@@ -136,6 +161,10 @@ class FusionModel:
         """Steps as they are committed; their ``text``s join to the response."""
         return self.decoder.stream(prompt, request(**settings))
 
+    def n_best(self, prompt: Prompt, width: int = 4, **settings: Any) -> list[Ranked]:
+        """Up to ``width`` distinct responses by beam search, the best first."""
+        return BeamSearch(self.decoder, width).generate(prompt, request(**settings))
+
     def generate_batch(
         self,
         prompts: Sequence[Prompt],
@@ -156,15 +185,16 @@ class FusionModel:
 
 def check_recipe_options(
     models: Sequence[str | Path] | None,
-    names: Sequence[str] | None,
+    names: Sequence[str] | None = None,
     *,
-    preset: str = "default",
-    reranker: str | Reranker | None = None,
     weights: Mapping[str, float] | Sequence[float] | None = None,
     lead: str | None = None,
-    boundary: str | Boundary | None = None,
+    **parts: Any,
 ) -> tuple[list[str], Recipe]:
-    """The sources' names and the recipe, checked against each other before anything is loaded."""
+    """The sources' names and the recipe, checked against each other before anything is loaded.
+
+    ``parts`` are keywords of ``make_recipe``.
+    """
     paths = list(models or builtin_paths())
     labels = list(names) if names is not None else [Path(str(path)).name for path in paths]
     if len(labels) != len(paths):
@@ -172,16 +202,17 @@ def check_recipe_options(
     check_names(labels)
     if weights is not None and not isinstance(weights, Mapping):
         weights = dict(zip(labels, _each(weights, len(paths), "weights"), strict=True))
-    for named in [*(weights or {}), *([lead] if lead else [])]:
-        if named not in labels:
-            raise UsageError(f'There is no source "{named}". The sources are {labels}.')
-    missing = [label for label in labels if weights and label not in weights]
+    if isinstance(parts.get("reranker"), str) and lead is None and not weights:
+        named_lead, named = weights_named(parts["reranker"])
+    else:
+        named_lead, named = lead, dict(weights or {})
+    for each in [*named, *([named_lead] if named_lead else [])]:
+        if each not in labels:
+            raise UsageError(f'There is no source "{each}". The sources are {labels}.')
+    missing = [label for label in labels if named and label not in named]
     if missing:
         raise UsageError(f'There is no weight for source "{missing[0]}". Give one to each.')
-    recipe = make_recipe(
-        preset, reranker=reranker, weights=weights, lead_source=lead, boundary=boundary
-    )
-    return labels, recipe
+    return labels, make_recipe(weights=weights, lead_source=lead, **parts)
 
 
 def request(

@@ -8,6 +8,15 @@ With log-likelihood ``L[c, k]`` (nats) of candidate ``c`` under source ``k``, wh
     bits_per_byte     sum_k w[k] * -L[c, k] / (b[c] * ln 2)
     mixture           -log sum_k w[k] * exp(L[c, k])
     lead(k)           -L[c, k] / n[c, k]
+
+Others change the table before one of these decides, and can be nested:
+
+    weighted(r)          w replaced by given weights times w
+    without_outliers(r)  without the columns of sources that are lost
+    leave_one_out(r)     for the cost of c, without the columns of those who drafted c
+    calibrated(r)        L[c, k] / l[k] and n[c, k] / m[k] in place of L and n, in units of
+                         the sources' means, with l[k] the nats and m[k] the tokens that
+                         source k has taken for the segments committed before
 """
 
 from __future__ import annotations
@@ -21,6 +30,20 @@ from numpy.typing import NDArray
 from coolfusion.errors import UsageError
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+PRIOR_TOKENS = 8.0  # of one nat each, which calibration pretends every source began with
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a source has said of a response's committed segments, those it scored: totals.
+
+    ``log_likelihood`` is in nats, and what it took ``num_tokens`` tokens for.
+    """
+
+    log_likelihood: float = 0.0
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +52,8 @@ class ScoreTable:
 
     ``log_likelihoods`` and ``num_tokens``: (candidates, sources); ``num_bytes``:
     (candidates,); ``weights``: (sources,), positive, summing to 1; ``sources`` names columns.
+    ``drafted``: (candidates, sources), who drafted what; None: nobody here did.
+    ``tallies``: one per source, what it said before in this response; empty: nothing.
     """
 
     sources: tuple[str, ...]
@@ -36,6 +61,21 @@ class ScoreTable:
     num_tokens: Floats
     num_bytes: Floats
     weights: Floats
+    drafted: Bools | None = None
+    tallies: tuple[Tally, ...] = ()
+
+    def judged_by(self, heard: Bools) -> ScoreTable:
+        """The table of those sources alone that are ``heard``: (sources,), at least one of them."""
+        weights = self.weights[heard]
+        return ScoreTable(
+            tuple(name for name, keep in zip(self.sources, heard, strict=True) if keep),
+            self.log_likelihoods[:, heard],
+            self.num_tokens[:, heard],
+            self.num_bytes,
+            weights / weights.sum(),
+            None if self.drafted is None else self.drafted[:, heard],
+            tuple(tally for tally, keep in zip(self.tallies, heard, strict=False) if keep),
+        )
 
 
 Reranker = Callable[[ScoreTable], Floats]
@@ -96,7 +136,12 @@ def lead(source: str) -> Reranker:
 
 
 def weighted(reranker: Reranker, weights: Mapping[str, float]) -> Reranker:
-    """Use ``weights`` by source name, normalised over the sources that are present."""
+    """Use ``weights`` by source name, normalised over the sources that are present.
+
+    Weights that the table has of its own (equal, but for what a response has learnt) are
+    multiplied by them. Raises ``UsageError`` for weights that are not positive and finite,
+    and when a source without one is judged by.
+    """
     if any(not np.isfinite(w) or w <= 0 for w in weights.values()):
         raise UsageError(
             f"Weights must be positive and finite, got {dict(weights)}. Leave a source out instead."
@@ -109,6 +154,7 @@ def weighted(reranker: Reranker, weights: Mapping[str, float]) -> Reranker:
                 f"There is no weight for source {missing[0]!r}. Weights given: {dict(weights)}."
             )
         raw = np.array([weights[name] for name in table.sources], dtype=np.float64)
+        raw *= table.weights / table.weights.max()
         return reranker(replace(table, weights=raw / raw.sum()))
 
     return costs
@@ -118,22 +164,61 @@ def without_outliers(reranker: Reranker, ratio: float = 10.0) -> Reranker:
     """Ignore a source that is lost, before ``reranker`` decides.
 
     A source is lost when its perplexity of even its favourite candidate exceeds ``ratio``
-    times the median source's; at least one source always stays.
+    times the median source's; at least one source always stays. Raises ``UsageError`` for a
+    ratio below 1, which would drop sources that are as good as the median.
     """
+    if not ratio >= 1:
+        raise UsageError(f"The ratio of lost sources is {ratio!r}; it must be at least 1.")
 
     def costs(table: ScoreTable) -> Floats:
         best = _nll_per_token(table).min(axis=0)
         kept = best <= np.median(best) + np.log(ratio)
-        if kept.all():
+        return reranker(table if kept.all() else table.judged_by(kept))
+
+    return costs
+
+
+def leave_one_out(reranker: Reranker) -> Reranker:
+    """Let nobody score their own draft: a candidate's cost is that of those who did not draft it.
+
+    A candidate that all judges drafted is scored by all. What two sources score may differ in
+    level as they do, so that ``calibrated`` is good to have inside.
+    """
+
+    def costs(table: ScoreTable) -> Floats:
+        if table.drafted is None or not table.drafted.any():
             return reranker(table)
-        weights = table.weights[kept]
+        left = np.zeros(len(table.num_bytes))
+        for drafted in np.unique(table.drafted, axis=0):
+            rows = (table.drafted == drafted).all(axis=1)
+            judges = table if drafted.all() else table.judged_by(~drafted)
+            left[rows] = reranker(judges)[rows]
+        return left
+
+    return costs
+
+
+def calibrated(reranker: Reranker) -> Reranker:
+    """Measure each source's log-likelihoods and tokens in units of its own running means.
+
+    The means are over the segments committed before in this response, together with
+    ``PRIOR_TOKENS`` tokens of one nat each, and the units are scaled back by the mean source's
+    (``weights``-averaged) ones, so that costs keep theirs. After it, a source that is surprised
+    by everything says no more than one that is surprised by nothing. Before the first contest
+    it changes nothing.
+    """
+
+    def costs(table: ScoreTable) -> Floats:
+        if not table.tallies:
+            return reranker(table)
+        nats = PRIOR_TOKENS - np.array([tally.log_likelihood for tally in table.tallies])
+        tokens = PRIOR_TOKENS + np.array([tally.num_tokens for tally in table.tallies])
+        nats = np.maximum(nats, 1.0)
         return reranker(
-            ScoreTable(
-                tuple(name for name, keep in zip(table.sources, kept, strict=True) if keep),
-                table.log_likelihoods[:, kept],
-                table.num_tokens[:, kept],
-                table.num_bytes,
-                weights / weights.sum(),
+            replace(
+                table,
+                log_likelihoods=table.log_likelihoods * (nats @ table.weights / nats),
+                num_tokens=table.num_tokens * (tokens @ table.weights / tokens),
             )
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from coolfusion.backend import Sampling
 from coolfusion.canonical import Canonical
 from coolfusion.recipe import Request
+from coolfusion.reranking import Tally
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import StopReason
 
@@ -18,7 +19,12 @@ class State:
 
     ``prompts`` and ``encoded`` have one entry per source of the decoder; ``active`` indexes
     the sources that still take part. ``num_shown`` characters of ``text`` have been emitted.
-    ``lane`` tells responses apart in caches; nothing else depends on it.
+    ``lane`` tells responses apart in caches; nothing else depends on it (None: nothing is
+    remembered between steps).
+
+    What the response has taught of the sources has one entry per source of the decoder too,
+    or none yet: ``log_weights``, the logarithms of weights that sum to 1 (none: equal), and
+    ``tallies``. ``num_contests`` steps had sources score, which took ``num_scored`` tokens.
     """
 
     request: Request
@@ -26,18 +32,23 @@ class State:
     prompts: tuple[tuple[int, ...], ...]
     encoded: tuple[Canonical, ...]
     active: tuple[int, ...]
-    lane: int
+    lane: int | None
     text: str = ""
     num_shown: int = 0
     num_steps: int = 0
     stop_reason: StopReason | None = None
     stop_string: str | None = None
     any_failed: bool = False
+    log_weights: tuple[float, ...] = ()
+    tallies: tuple[Tally, ...] = ()
+    num_contests: int = 0
+    num_scored: int = 0
 
 
-def sampling_of(request: Request, name: str) -> Sampling:
-    """The request's sampling with noise that is the source ``name``'s own."""
+def sampling_of(request: Request, name: str, sample: int = 0) -> Sampling:
+    """The request's sampling with noise that is the source ``name``'s own, another per ``sample``."""
     if request.sampling.is_greedy:
         return request.sampling
-    seed = request.sampling.seed << 32 | zlib.crc32(name.encode())
+    own = name if not sample else f"{name}\0{sample}"
+    seed = request.sampling.seed << 32 | zlib.crc32(own.encode())
     return replace(request.sampling, seed=seed)

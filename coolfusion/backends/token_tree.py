@@ -95,15 +95,6 @@ class Row:
         rest = path if self.num_slots - len(self.trunk) - num_folded > 4 * ROOM else None
         return self._fold(path[:num_folded], rest)
 
-    def rewind(self, ids: Sequence[int]) -> Move | None:
-        """Forget all but what is cached of ``ids``, which becomes the trunk."""
-        shared = self.shared(ids)
-        if shared == len(self.trunk):
-            path = self.path(ids)
-            return self._fold(path, [])
-        self.begin(ids[:shared])
-        return None
-
     def begin(self, ids: Sequence[int]) -> None:
         """Start anew with ``ids`` in the first slots."""
         self.trunk = list(ids)

@@ -9,25 +9,28 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from coolfusion import __version__
-from coolfusion.cli import generate, inspect
+from coolfusion.cli import evaluate, generate, inspect, merge, options, swarm, tune
 from coolfusion.errors import CoolfusionError, UsageError
 
-COMMANDS = (generate, inspect)
+COMMANDS = (generate, evaluate, inspect, merge, swarm, tune)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line, complete with every sub-command."""
+def parser(command: str = "", defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
+    """The command line, complete with every sub-command; ``command`` with other ``defaults``."""
     top = argparse.ArgumentParser(
         prog="coolfusion",
         description="Fuse language models with different tokenizers as they decode.",
     )
     top.add_argument("--version", action="version", version=f"coolfusion {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for each in COMMANDS:
+        each.add_parser(commands)
+    if defaults:
+        commands.choices[command].set_defaults(**defaults)
     return top
 
 
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a narrow terminal loses no response
     try:
+        arguments = _configured(argv, arguments)
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
@@ -53,3 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CoolfusionError, OSError) as error:
         print(f"coolfusion: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+def _configured(argv: Sequence[str] | None, arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments together with what their fusion file says, which those given replace."""
+    defaults = options.file_defaults(arguments)
+    if defaults is None:
+        return arguments
+    model = defaults.pop("model")  # given anew, it would be appended to
+    again = parser(arguments.command, defaults).parse_args(argv)
+    again.model, again.config = model, None
+    return again

@@ -54,6 +54,13 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
     )
+    output.add_argument(
+        "--max-batch-tokens",
+        type=int,
+        default=65_536,
+        metavar="N",
+        help="fewer rows side by side where they would need more cached tokens than this",
+    )
     output.add_argument("--no-color", action="store_true")
     output.add_argument("-q", "--quiet", action="store_true", help="no legend and no summary")
     parser.set_defaults(run=run)
@@ -94,8 +101,10 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 f"--{option} is about one response, and --input holds many. Leave one out."
             )
-    if arguments.batch_size < 1:
-        raise UsageError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
+    for option in ("batch_size", "max_batch_tokens"):
+        if getattr(arguments, option) < 1:
+            name = option.replace("_", "-")
+            raise UsageError(f"--{name} is {getattr(arguments, option)}; it must be at least 1.")
 
 
 def _answer(

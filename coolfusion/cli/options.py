@@ -6,13 +6,16 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.recipe import Request
+
+# Keys of a fusion file whose options have other names.
+_OPTION_OF = {"models": "model"}
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +27,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="MODEL",
         help="folder or hub id of a source; repeat for more (default: the built-in sources)",
+    )
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a fusion file that says what these options would; those that are given replace its own",
     )
     group.add_argument("--names", help="comma-separated names of the sources, in order")
     group.add_argument("--device", help="cpu, cuda, cuda:1 ...; comma-separated for one each")
@@ -44,10 +52,56 @@ def add_fusion_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset", default="default", help="default, or paper for the published method"
     )
-    group.add_argument("--reranker", help="mean_nll, mean_perplexity, bits_per_byte or mixture")
+    group.add_argument(
+        "--reranker",
+        help="mean_nll, mean_perplexity, bits_per_byte, mixture, lead(NAME), or one of these inside "
+        "of leave_one_out(...), calibrated(...), without_outliers(..., 10), weighted(..., NAME=2, ...)",
+    )
     group.add_argument("--weights", help="weights of the sources: 1,2,1 in order or name=1,name=2")
     group.add_argument("--lead", metavar="NAME", help="let this source alone judge the candidates")
     group.add_argument("--boundary", help="words, phrases(n), lines, sentences or whole_response")
+    group.add_argument("--end-rule", help="joint_odds, majority_mass, token_contest or compete")
+    group.add_argument(
+        "--gate",
+        metavar="P",
+        help="commit the heaviest source's draft without a contest where its tokens' geometric-mean "
+        "probability is at least P",
+    )
+    group.add_argument(
+        "--budget",
+        metavar="N",
+        help="at most N contests in a response, or tokens(N) scored tokens; after that the heaviest "
+        "source goes on alone",
+    )
+    group.add_argument(
+        "--prior",
+        metavar="prompt",
+        help="prompt or prompt(T): weights from how well sources predict the prompt, at temperature T",
+    )
+    group.add_argument(
+        "--hedge",
+        type=float,
+        metavar="ETA",
+        help="learning rate by which a response updates the weights of sources (Hedge; 0: none)",
+    )
+    group.add_argument(
+        "--drafts",
+        dest="num_samples",
+        type=int,
+        metavar="N",
+        help="drafts of each source in a step, if it samples (--samples of eval is about votes)",
+    )
+    group.add_argument(
+        "--no-speculation",
+        dest="speculation",
+        action="store_false",
+        help="let no source guess ahead for the others; slower, with the same output",
+    )
+    group.add_argument(
+        "--drafter",
+        metavar="MODEL",
+        help="a small model that guesses ahead and takes no other part",
+    )
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
@@ -74,13 +128,7 @@ def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     from coolfusion.fusion import FusionModel, check_recipe_options
 
     names = split_list(arguments.names)
-    options = {
-        "preset": arguments.preset,
-        "reranker": arguments.reranker,
-        "weights": parse_weights(arguments.weights),
-        "lead": arguments.lead,
-        "boundary": arguments.boundary,
-    }
+    options = recipe_options(arguments)
     check_recipe_options(arguments.model, names, **options)
     bar = Progress("loading", sys.stderr)
     quiet_transformers()
@@ -91,11 +139,30 @@ def load_fusion(arguments: argparse.Namespace) -> FusionModel:
         dtype=_one_or_list(arguments.dtype),
         trust_remote_code=arguments.trust_remote_code,
         lossy_ok=arguments.lossy_ok,
+        speculation=arguments.speculation,
+        drafter=arguments.drafter,
         progress=lambda name, done, total: bar.show(done, total, name),
         **options,
     )
     bar.clear()
     return fusion
+
+
+def recipe_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the options say of the recipe, by keywords of ``check_recipe_options``."""
+    return {
+        "preset": arguments.preset,
+        "reranker": arguments.reranker,
+        "weights": parse_weights(arguments.weights),
+        "lead": arguments.lead,
+        "boundary": arguments.boundary,
+        "end_rule": arguments.end_rule,
+        "gate": arguments.gate,
+        "budget": arguments.budget,
+        "prior": arguments.prior,
+        "hedge": arguments.hedge,
+        "num_samples": arguments.num_samples,
+    }
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
@@ -114,10 +181,30 @@ def request_of(arguments: argparse.Namespace) -> Request:
     )
 
 
-def parse_weights(text: str | None) -> dict[str, float] | list[float] | None:
-    """Weights written as ``1,2,1`` or ``name=1,name=2``."""
-    if text is None:
+def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """What a fusion file puts in the place of options that were not given, by their names here.
+
+    The file is that of ``--config``, or a single ``-m`` that is one. None: there is no file.
+    """
+    from coolfusion.fusion_file import fusion_file_among, settled_options
+
+    if not hasattr(arguments, "config"):
         return None
+    if arguments.config is None and fusion_file_among(arguments.model) is None:
+        return None
+    judge = {key: getattr(arguments, key, None) for key in ("reranker", "weights", "lead")}
+    settled = settled_options(arguments.model, arguments.config, **judge)
+    settled.setdefault("models", None)
+    named = {_OPTION_OF.get(key, key): value for key, value in settled.items()}
+    return {key: value for key, value in named.items() if hasattr(arguments, key)}
+
+
+def parse_weights(
+    text: str | dict[str, float] | None,
+) -> dict[str, float] | list[float] | None:
+    """Weights written as ``1,2,1`` or ``name=1,name=2``, or as a fusion file has them."""
+    if text is None or isinstance(text, dict):
+        return text
     parts = [part.strip() for part in text.split(",")]
     try:
         if all("=" in part for part in parts):
@@ -129,9 +216,9 @@ def parse_weights(text: str | None) -> dict[str, float] | list[float] | None:
         ) from None
 
 
-def split_list(text: str | None) -> list[str] | None:
-    """Comma-separated words, or None where nothing was given."""
-    return None if text is None else [part.strip() for part in text.split(",")]
+def split_list(text: str | list[str] | None) -> list[str] | None:
+    """Comma-separated words, or the list of a fusion file, or None where nothing was given."""
+    return [part.strip() for part in text.split(",")] if isinstance(text, str) else text
 
 
 def read_text(argument: str | None) -> str:

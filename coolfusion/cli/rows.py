@@ -75,7 +75,7 @@ def answers(
             yield {"id": row.id, "error": str(error)}
     prompts = [prompt for _, prompt in good]
     for index, generation in fusion.decoder.generate_each(
-        prompts, request, max_rows=arguments.batch_size
+        prompts, request, max_rows=arguments.batch_size, max_tokens=arguments.max_batch_tokens
     ):
         yield {"id": good[index][0].id, **result_dict(generation)}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from coolfusion.reranking import Floats, Reranker, ScoreTable, uniform
+from coolfusion.reranking import Floats, Reranker, ScoreTable, Tally, uniform
 from coolfusion.testing.conformance import require, require_close
 
 TOLERANCE = 1e-9
@@ -47,7 +47,14 @@ def _random_table(sources: tuple[str, ...], noise: np.random.Generator) -> Score
         num_tokens,
         noise.integers(1, 30, size=shape[0]).astype(np.float64),
         uniform(len(sources)),
+        noise.random(shape) < 1 / len(sources),
+        tuple(_random_tally(noise) for _ in sources),
     )
+
+
+def _random_tally(noise: np.random.Generator) -> Tally:
+    num_tokens = int(noise.integers(1, 90))
+    return Tally(-num_tokens * float(noise.uniform(0.3, 3.0)), num_tokens)
 
 
 def _costs(reranker: Reranker, table: ScoreTable) -> Floats:
@@ -55,7 +62,9 @@ def _costs(reranker: Reranker, table: ScoreTable) -> Floats:
 
 
 def _require_equal(law: str, want: Floats, got: Floats, tolerance: float, where: object) -> None:
-    require_close(law, want.tolist(), got.tolist(), tolerance, where)
+    # Relative to the greatest cost: perplexities may be of any size.
+    size = max(1.0, float(np.abs(want).max(initial=0.0)))
+    require_close(law, (want / size).tolist(), (got / size).tolist(), tolerance, where)
 
 
 def _shape(reranker: Reranker, table: ScoreTable, _: np.random.Generator) -> None:
@@ -82,6 +91,7 @@ def _candidate_order(reranker: Reranker, table: ScoreTable, noise: np.random.Gen
         log_likelihoods=table.log_likelihoods[order],
         num_tokens=table.num_tokens[order],
         num_bytes=table.num_bytes[order],
+        drafted=None if table.drafted is None else table.drafted[order],
     )
     want, got = _costs(reranker, table)[order], _costs(reranker, permuted)
     _require_equal("permuting candidates permutes costs", want, got, TOLERANCE, table)
@@ -107,6 +117,8 @@ def _with_columns(table: ScoreTable, columns: list[int]) -> ScoreTable:
         log_likelihoods=table.log_likelihoods[:, columns],
         num_tokens=table.num_tokens[:, columns],
         weights=uniform(len(columns)),
+        drafted=None if table.drafted is None else table.drafted[:, columns],
+        tallies=tuple(table.tallies[k] for k in columns) if table.tallies else (),
     )
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +214,10 @@ def test_a_failing_source_leaves_the_json_so_far(run: Run, monkeypatch: pytest.M
 def test_a_contest_that_nobody_could_score_is_explained(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("it broke")
+    def broken(*_: object) -> Iterator[None]:
+        yield from ()
+        raise SourceError("it broke")
 
-    monkeypatch.setattr("coolfusion.decoder.score", broken)
+    monkeypatch.setattr("coolfusion.turns.score", broken)
     got = run("generate", "--explain", QUESTION)
     assert "it broke" in got.err

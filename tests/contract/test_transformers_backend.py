@@ -229,7 +229,7 @@ def test_the_cache_stays_as_short_as_its_text(monkeypatch: pytest.MonkeyPatch) -
         candidates = [(number % VOCAB, 5), (number % VOCAB, 6, 7), (number * 3 % VOCAB, 8)]
         backend.score([Query(text, ids, WATCH, lane=1) for ids in candidates])
         text += candidates[number % 3][:1]
-        row = backend._passes._places[0].row
+        row = backend._passes._places.row(0)
         assert row.num_slots <= len(text) + 5 * token_tree.ROOM
     query = Query(text[:-3], text[-3:], WATCH, lane=1)
     assert_plain(model_of("llama"), query, backend.score([query])[0])

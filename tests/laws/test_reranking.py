@@ -6,21 +6,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from coolfusion import Decoder, Recipe, Request
 from coolfusion.errors import UsageError
+from coolfusion.notation import COMPOSED, NOTATION, parse, reranker_named, weights_named
+from coolfusion.recipe import make_recipe
 from coolfusion.reranking import (
+    PRIOR_TOKENS,
     RERANKERS,
+    Reranker,
     ScoreTable,
+    Tally,
     bits_per_byte,
+    calibrated,
     lead,
+    leave_one_out,
     mean_nll,
     mean_perplexity,
     mixture,
     weighted,
     without_outliers,
 )
+from coolfusion.testing import check_reranker
+from tests.laws.test_decoder import PROMPTS, toy
 from tests.strategies import score_tables
 
 
@@ -110,3 +120,171 @@ def test_a_lost_source_is_not_heard(table: ScoreTable, nll: float) -> None:
 def test_useless_weights_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="positive"):
         weighted(mean_nll, weights)
+
+
+GUARDED = [
+    *(guard(reranker) for guard in COMPOSED.values() for reranker in RERANKERS.values()),
+    leave_one_out(calibrated(bits_per_byte)),
+    calibrated(leave_one_out(mean_perplexity)),
+    weighted(leave_one_out(mean_nll), {"one": 1.0, "two": 2.0, "three": 0.5}),
+    leave_one_out(lead("two")),
+    calibrated(lead("gone")),
+]
+
+
+@pytest.mark.parametrize("reranker", GUARDED)
+def test_guards_obey_the_laws(reranker: Reranker) -> None:
+    check_reranker(reranker)
+
+
+def test_guards_around_the_outlier_filter() -> None:
+    check_reranker(leave_one_out(without_outliers(mean_nll, 3.0)), monotone=False)
+    check_reranker(without_outliers(calibrated(leave_one_out(mean_nll))), monotone=False)
+
+
+@given(score_tables(), st.integers(0, 999))
+def test_nobody_scores_their_own_draft(table: ScoreTable, seed: int) -> None:
+    drafted = np.random.default_rng(seed).random(table.num_tokens.shape) < 0.4
+    asked = replace(table, drafted=drafted)
+    nll = -table.log_likelihoods / table.num_tokens
+    others = np.where(drafted.all(axis=1, keepdims=True), True, ~drafted)
+    expected = (nll * others).sum(axis=1) / others.sum(axis=1)
+    np.testing.assert_allclose(leave_one_out(mean_nll)(asked), expected)
+    # What a source says of its own draft is not even looked at.
+    boasting = replace(asked, log_likelihoods=np.where(others, table.log_likelihoods, -1e-9))
+    np.testing.assert_allclose(leave_one_out(mean_nll)(boasting), expected)
+    np.testing.assert_array_equal(leave_one_out(mean_nll)(table), mean_nll(table))
+
+
+@given(score_tables(), st.integers(0, 999), st.floats(0.05, 20.0))
+def test_calibration_takes_a_source_s_own_level_away(
+    table: ScoreTable, seed: int, factor: float
+) -> None:
+    noise = np.random.default_rng(seed)
+    nats = noise.uniform(1, 300, len(table.sources))
+    tokens = noise.integers(1, 90, len(table.sources))
+    calm = replace(
+        table, tallies=tuple(Tally(-x, int(n)) for x, n in zip(nats, tokens, strict=True))
+    )
+    # A source that finds everything ``factor`` times as surprising, now and before.
+    scale = np.ones(len(table.sources))
+    scale[0] = factor
+    assume(((nats + PRIOR_TOKENS) * scale >= 1).all())  # less than a nat in all counts as one
+    upset = replace(
+        table,
+        log_likelihoods=table.log_likelihoods * scale,
+        tallies=tuple(
+            Tally(PRIOR_TOKENS - (x + PRIOR_TOKENS) * s, int(n))
+            for x, n, s in zip(nats, tokens, scale, strict=True)
+        ),
+    )
+    for reranker in (mean_nll, bits_per_byte):
+        before, after = calibrated(reranker)(calm), calibrated(reranker)(upset)
+        # Costs keep their unit, that of the mean source, and nothing but their unit changes.
+        np.testing.assert_allclose(after / after.sum(), before / before.sum())
+    np.testing.assert_array_equal(calibrated(mean_nll)(table), mean_nll(table))
+
+
+@given(score_tables())
+def test_calibration_of_equal_sources_changes_nothing(table: ScoreTable) -> None:
+    same = replace(table, tallies=(Tally(-12.0, 9),) * len(table.sources))
+    for reranker in RERANKERS.values():
+        np.testing.assert_allclose(calibrated(reranker)(same), reranker(table), rtol=1e-9)
+
+
+def test_tallies_are_of_what_was_committed() -> None:
+    sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
+    decoder = Decoder(sources, Recipe(reranker=leave_one_out(calibrated(mean_nll))))
+    state = decoder.start(PROMPTS[0], Request(max_new_tokens=40))
+    nats, tokens = np.zeros(2), np.zeros(2)
+    while state.stop_reason is None:
+        state, step = decoder.step(state)
+        won = step.candidates[step.winner] if step.winner is not None else None
+        if won and won.log_likelihoods and won.num_tokens:
+            nats += won.log_likelihoods
+            tokens += won.num_tokens
+    assert tokens.all()
+    np.testing.assert_allclose([tally.log_likelihood for tally in state.tallies], nats)
+    np.testing.assert_allclose([tally.num_tokens for tally in state.tallies], tokens)
+
+
+@given(score_tables(), st.floats(0.1, 10.0))
+def test_learnt_weights_multiply_given_ones(table: ScoreTable, scale: float) -> None:
+    given_ones = dict(zip("abcd", (1.0, 2.0, 0.5, scale), strict=True))
+    learnt = np.arange(1.0, len(table.sources) + 1)
+    taught = replace(table, weights=learnt / learnt.sum())
+    product = {name: given_ones[name] * learnt[k] for k, name in enumerate(table.sources)}
+    np.testing.assert_allclose(
+        weighted(mean_nll, given_ones)(taught), weighted(mean_nll, product)(table)
+    )
+
+
+@given(score_tables(), st.integers(0, 999))
+def test_names_are_what_they_say(table: ScoreTable, seed: int) -> None:
+    drafted = np.random.default_rng(seed).random(table.num_tokens.shape) < 0.4
+    table = replace(table, drafted=drafted)
+    every = dict(zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True))
+    for text, meant in {
+        **RERANKERS,
+        "lead(a)": lead("a"),
+        " leave_one_out( mean_nll )": leave_one_out(mean_nll),
+        "calibrated(bits_per_byte)": calibrated(bits_per_byte),
+        "without_outliers(mean_nll)": without_outliers(mean_nll),
+        "without_outliers(lead(b), 2.5)": without_outliers(lead("b"), 2.5),
+        "weighted(mixture, a=1, b=2, c=3, d=4)": weighted(mixture, every),
+        "leave_one_out(calibrated(without_outliers(mean_perplexity,3)))": leave_one_out(
+            calibrated(without_outliers(mean_perplexity, 3.0))
+        ),
+    }.items():
+        np.testing.assert_array_equal(reranker_named(text)(table), meant(table))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dice", "no reranker"),
+        ("mean_nll=2", "no reranker"),
+        ("calibrated(dice)", '"dice"'),
+        ("mean_nll(3)", "nothing in brackets"),
+        ("leave_one_out", "Write leave_one_out"),
+        ("leave_one_out()", "position 15"),
+        ("leave_one_out(mean_nll", "ends"),
+        ("leave_one_out(mean_nll, lead(a))", "left over"),
+        ("leave_one_out(mean_nll))", "its end"),
+        ("lead(a, b)", "no source"),
+        ("lead(lead(a))", "no source"),
+        ("weighted(mean_nll)", "no weights"),
+        ("weighted(mean_nll, a)", "no number"),
+        ("weighted(mean_nll, a=much)", "must be a number"),
+        ("weighted(mean_nll, a=-1)", "positive"),
+        ("without_outliers(mean_nll, inf)", "must be a number"),
+        ("without_outliers(mean_nll, 1, 2)", "left over"),
+        ("without_outliers(mean_nll, 0.5)", "at least 1"),
+        ("", "ends"),
+        ("__import__('os')", "no reranker"),
+        ("mean_nll mean_nll", "position 10"),
+        ("mean_nll,", "its end"),
+    ],
+)
+def test_what_is_no_reranker(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        reranker_named(text)
+
+
+@given(st.text(st.sampled_from("ab(),= 1"), max_size=12))
+def test_terms_read_back(text: str) -> None:
+    try:
+        term = parse(text)
+    except UsageError:
+        return
+    assert parse(str(term)) == term
+
+
+def test_weights_in_a_name_are_those_of_the_end_question() -> None:
+    assert weights_named("lead(a)") == ("a", {})
+    assert weights_named("weighted(mean_nll, a=1, b=2)") == (None, {"a": 1.0, "b": 2.0})
+    assert make_recipe(reranker="lead(a)").weights == {"a": 1.0}
+    assert make_recipe(reranker="weighted(mixture, a=1, b=2)").weights == {"a": 1.0, "b": 2.0}
+    with pytest.raises(UsageError, match="of its own"):
+        make_recipe(reranker="weighted(mixture, a=1, b=2)", weights={"a": 1.0, "b": 1.0})
+    assert all(name in NOTATION for name in (*RERANKERS, *COMPOSED))

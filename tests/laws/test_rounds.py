@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -105,6 +106,27 @@ def test_the_token_budget_bounds_what_is_decoded_together(sources: list[Source],
     assert [said(g.steps) for g in together_] == [said(g.steps) for g in alone]
     # A row asks for its drafts one at a time, for its candidates and what they replace at once.
     assert max(max(n.sizes) for n in noting) <= fit * 2 * (len(sources) + 1)
+
+
+def test_sources_on_their_own_devices_answer_at_the_same_time() -> None:
+    threads: set[str] = set()
+
+    class Placed(Noting):
+        def score(self, queries: Sequence[Query]) -> list[Scores]:
+            threads.add(threading.current_thread().name)
+            return super().score(queries)
+
+        def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
+            threads.add(threading.current_thread().name)
+            return super().draft(queries, num_tokens)
+
+    sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
+    placed = [replace(source, backend=Placed(source)) for source in sources]
+    for number, source in enumerate(placed):
+        source.backend.device = f"cuda:{number}"
+    one, other = (Decoder(some).generate("Tom has", Request()) for some in (placed, sources))
+    assert said(one.steps) == said(other.steps)
+    assert any(name.startswith("ThreadPool") for name in threads)
 
 
 def test_a_tiny_budget_still_decodes_one_by_one() -> None:

@@ -10,7 +10,7 @@ import coolfusion.testing
 PUBLIC = """
 Backend Boundary Candidate CoolfusionError Decoder FusionModel Generation HuggingFaceTokenizer
 LoadError LossyTokenizerError PromptError Query Recipe Request Reranker Sampling ScoreTable
-Scores Source SourceError State Step StopReason Tokenizer UsageError __version__ read_trace
+Scores Source SourceError Speculation State Step StopReason Tokenizer UsageError __version__ read_trace
 write_trace
 """.split()
 PUBLIC_TESTING = """

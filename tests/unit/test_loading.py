@@ -185,7 +185,7 @@ def test_an_interruption_leaves_no_wrong_answer_behind(monkeypatch: pytest.Monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(SlotCache, "move", interrupted)
+        patched.setattr(SlotCache, "update", interrupted)
         with pytest.raises(KeyboardInterrupt):
             source.backend.score([asked])
     (after,) = source.backend.score([asked])

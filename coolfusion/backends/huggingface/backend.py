@@ -59,6 +59,11 @@ class TransformersBackend:
         return self._context_length
 
     @property
+    def device(self) -> str:
+        """Where the model is; sources on different devices answer at the same time."""
+        return str(self._model.device)
+
+    @property
     def strategy(self) -> str:
         """How queries are answered: "packed" or "snapshots"."""
         return "packed" if isinstance(self._passes, PackedPasses) else "snapshots"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -17,26 +17,16 @@ from numpy.typing import NDArray
 
 from coolfusion.backend import Query, Scores
 from coolfusion.backends.huggingface.picking import charged, read_scores
+from coolfusion.backends.huggingface.places import Places
 from coolfusion.backends.huggingface.slots import SlotCache, Writing
 from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
-from coolfusion.backends.token_tree import Node, Plan, Row
+from coolfusion.backends.token_tree import Node, Plan
 
 DENSE = 2  # a pass includes idle rows if they make it no more than so many times as large
 PADDING = 32  # padded tokens that are cheaper than one more pass
-SPARE_ROWS = 4  # texts that keep their cache even when they are asked about one by one
-IDLE = 64  # calls after which a row may be dropped
 PREFILL = 1024  # most tokens of one text that a pass takes in, which bounds the mask's size
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class Place:
-    """A row of the cache: what it holds, for which lane, and when it was last used."""
-
-    row: Row = field(default_factory=Row)
-    lane: int | None = None
-    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +46,9 @@ class PackedPasses:
         self._model = model
         self._device, self._dtype = model.device, model.dtype  # slow to ask for
         self._cache = SlotCache()
-        self._places: list[Place] = []
-        self._of_lane: dict[int, int] = {}
+        self._places = Places(self._cache, max_rows)
         self._max_rows = max_rows
         self._vocab_size = vocab_size(model.config)
-        self._clock = 0
         self._windows = _windows(model.config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -77,7 +65,7 @@ class PackedPasses:
 
     def _answer(self, groups: list[list[Query]]) -> list[list[Scores]]:
         """Answer each group from a row of its own, in one pass for all."""
-        places = self._claim([group[0] for group in groups])
+        places = self._places.claim([group[0] for group in groups])
         try:
             work = [self._plan(place, group) for place, group in zip(places, groups, strict=True)]
             if len(work) == 1:
@@ -91,12 +79,12 @@ class PackedPasses:
         except BaseException:
             # Interrupted between planning and computing, a row may claim what it does not hold.
             for place in places:
-                self._places[place].row = Row()
+                self._places.forget(place)
             raise
 
     def _plan(self, place: int, queries: list[Query]) -> Work:
         """What a row must compute, its trunk brought up to date and long new prefixes taken in."""
-        row = self._places[place].row
+        row = self._places.row(place)
         longest = max(queries, key=lambda query: len(query.prefix)).prefix
         self._prefill(place, longest)
         move = row.fold(longest)
@@ -106,7 +94,7 @@ class PackedPasses:
 
     def _prefill(self, place: int, prefix: tuple[int, ...]) -> None:
         """Take a long new prefix in by pieces, all but its last one."""
-        row = self._places[place].row
+        row = self._places.row(place)
         if len(prefix) <= PREFILL:
             return
         while len(prefix) - (cached := row.num_cached(prefix)) > PREFILL:
@@ -115,70 +103,6 @@ class PackedPasses:
             move = row.fold(prefix)
             if move is not None:
                 self._cache.move(place, move)
-
-    def _claim(self, queries: Sequence[Query]) -> list[int]:
-        """A row for each query: that of its lane, else a new one, else the one unused for longest.
-
-        No more rows are made than the widest batch needs: their memory is never given back.
-        """
-        self._clock += 1
-        taken = {self._of_lane[q.lane] for q in queries if q.lane in self._of_lane}
-        limit = min(self._max_rows, max(SPARE_ROWS, len(queries)))
-        places: list[int] = []
-        fresh: list[tuple[int, tuple[int, ...]]] = []
-        for query in queries:
-            lane = query.lane
-            place = self._nearest(query, taken) if lane is None else self._of_lane.get(lane)
-            if place is None:
-                place = self._assign(lane, taken, limit)
-                fresh.append((place, query.prefix))
-            places.append(place)
-            taken.add(place)
-            self._places[place].used = self._clock
-        for place, prefix in fresh:
-            self._begin(place, prefix)
-        return places
-
-    def _assign(self, lane: int | None, taken: set[int], limit: int) -> int:
-        """A row for a text that has none."""
-        if len(self._places) < limit:
-            place = len(self._places)
-            self._places.append(Place())
-        else:
-            free = (place for place in range(len(self._places)) if place not in taken)
-            place = min(free, key=lambda place: self._places[place].used)
-        before = self._places[place].lane
-        if before is not None:
-            del self._of_lane[before]
-        self._places[place].lane = lane
-        if lane is not None:
-            self._of_lane[lane] = place
-        return place
-
-    def _nearest(self, query: Query, taken: set[int]) -> int | None:
-        """The row without a lane that holds most of a query's text, if it holds little else."""
-        held = {
-            p: self._places[p].row.num_cached(query.prefix)
-            for p in range(len(self._places))
-            if p not in taken and self._places[p].lane is None
-        }
-        near = [p for p, num in held.items() if num and 2 * num >= self._places[p].row.num_slots]
-        return max(near, key=lambda p: held[p], default=None)
-
-    def _begin(self, place: int, prefix: tuple[int, ...]) -> None:
-        """Start a row with the beginning it shares with whatever row shares most."""
-        shared = [entry.row.shared(prefix) for entry in self._places]
-        best = max(range(len(shared)), key=lambda p: (shared[p], p == place))
-        if best != place and shared[best]:
-            self._cache.copy(best, place, shared[best], len(self._places))
-        self._places[place].row.begin(prefix[: shared[best]])
-
-    def _drop_idle(self) -> None:
-        """Drop the last rows if they are long unused, before all rows grow."""
-        while self._clock - self._places[-1].used > IDLE:
-            lane = self._places.pop().lane
-            if lane is not None:
-                del self._of_lane[lane]
 
     def _forward(self, work: Sequence[Work]) -> list[list[Scores]]:
         """Compute the nodes of all rows, in order, in one pass and read every query's answer."""
@@ -194,7 +118,7 @@ class PackedPasses:
         shape = (at[-1] + 1, width)
         padded = len(work) < shape[0] or any(len(entry.plan.nodes) < width for entry in work)
         # Padding is written behind everything, to where no token lies.
-        length = max(entry.row.num_slots for entry in self._places[first : last + 1]) + padded
+        length = max(self._places.row(place).num_slots for place in range(first, last + 1)) + padded
         blank = [0] * width
         ids, positions = [blank] * shape[0], [blank] * shape[0]
         slots = [[length - 1] * width] * shape[0]
@@ -209,12 +133,12 @@ class PackedPasses:
             positions[row] = blank[:left] + [node.position for node in nodes]
             slots[row] = slots[row][:left] + [node.slot for node in nodes]
             seen[row, left:, -1] = False
-            _fill_seen(seen[row, left:], nodes, len(self._places[entry.place].row.trunk))
+            _fill_seen(seen[row, left:], nodes, len(self._places.row(entry.place).trunk))
             wanted += [(row, left + column) for columns in entry.plan.wanted for column in columns]
             check_ids(ids[row], self._vocab_size)
         earliest = min(column for _, column in wanted)
         if length > self._cache.num_slots:
-            self._drop_idle()
+            self._places.drop_idle()
         where = self._slots(slots)
         self._cache.write_at(Writing(len(self._places), rows, where, length))
         with torch.inference_mode():
@@ -268,7 +192,7 @@ class PackedPasses:
         """(rows, slots): which position of its text the token in each slot has."""
         where = np.broadcast_to(np.arange(shape[2]), (shape[0], shape[2])).copy()
         for row, entry in work:
-            for node in self._places[entry.place].row.nodes():
+            for node in self._places.row(entry.place).nodes():
                 where[row, node.slot] = node.position
         return where
 

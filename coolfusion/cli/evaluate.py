@@ -1,0 +1,234 @@
+"""``coolfusion eval``: every source alone, whole-answer baselines and the fusion on your task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coolfusion.cli import options
+from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.terminal import say
+from coolfusion.errors import UsageError
+
+if TYPE_CHECKING:
+    from coolfusion.backend import Sampling
+    from coolfusion.evaluation import Plan, Report, Row
+    from coolfusion.evaluation.systems import PromptOf
+    from coolfusion.fusion import FusionModel
+    from coolfusion.recipe import Request
+
+HARNESS = "lm_eval:"
+# Options that change no answer; a resumed run must have the same of all others.
+_FREE = frozenset(
+    "command run task metric systems limit output json batch_size device include_path".split()
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command's options."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "eval",
+        help="find out whether fusing pays on your own task",
+        description="Measure every source alone, whole-answer baselines and the fusion on a task.",
+    )
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--task",
+        required=True,
+        metavar="FILE",
+        help="JSON lines with prompt or messages, reference and, if wanted, id and metric; or "
+        "lm_eval:NAME for a task of lm-evaluation-harness",
+    )
+    group.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="exact_match (default), exact_match:REGEX, last_number, contains, perplexity, or "
+        "package.module:function",
+    )
+    group.add_argument(
+        "--systems",
+        metavar="NAMES",
+        help="comma-separated: rerank, cool_r, self_consistency, majority, fusion (default: all); "
+        "the sources alone are always run",
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    group.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="samples of each source in votes (default: as many as cost what fusing costs)",
+    )
+    group.add_argument(
+        "--sample-temperature", type=float, default=0.7, metavar="T", help="of those samples"
+    )
+    group.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
+    group.add_argument(
+        "--raw", action="store_true", help="continue prompts as they stand, without chat templates"
+    )
+    group.add_argument(
+        "--include-path", metavar="FOLDER", help="task files of your own for lm_eval:NAME"
+    )
+    options.add_model_options(parser)
+    options.add_fusion_options(parser)
+    options.add_request_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", metavar="FOLDER", help="where answers and reports go; finished work is kept"
+    )
+    output.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    output.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, write the reports and return the exit code."""
+    if arguments.raw and arguments.system is not None:
+        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
+    # Functions named as metrics are found where the command is run, as with python -m.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    request = options.request_of(arguments)
+    if arguments.task.startswith(HARNESS):
+        report = _harness_report(arguments, request)
+    else:
+        report = _report(arguments, request)
+    return _finish(arguments, report)
+
+
+def _report(arguments: argparse.Namespace, request: Request) -> Report:
+    """The report on a file of rows. All that can be refused is, before any model is loaded."""
+    from coolfusion.evaluation import Record, evaluate, read_task
+    from coolfusion.evaluation.plan import row_metrics
+
+    metric = arguments.metric or "exact_match"
+    task = read_task(arguments.task).first(arguments.limit)
+    row_metrics(task, metric)
+    plan = _plan(arguments, request.sampling)
+    with Record(_answers(arguments), _settings(arguments)) as record:
+        fusion = options.load_fusion(arguments)
+        bar = options.Progress("rows", sys.stderr)
+        report = evaluate(
+            fusion.decoder,
+            task,
+            metric=metric,
+            request=request,
+            plan=plan,
+            record=record,
+            prompt_of=_prompts(arguments, fusion),
+            progress=lambda system, done, total: bar.show(done, total, system),
+        )
+        bar.clear()
+    return report
+
+
+def _plan(arguments: argparse.Namespace, sampling: Sampling) -> Plan:
+    from coolfusion.evaluation import SYSTEMS, Plan
+
+    if arguments.sample_temperature <= 0:
+        raise UsageError(
+            f"--sample-temperature is {arguments.sample_temperature}; samples of one source differ "
+            "only above 0."
+        )
+    return Plan(
+        tuple(options.split_list(arguments.systems) or SYSTEMS),
+        arguments.samples,
+        replace(sampling, temperature=arguments.sample_temperature),
+        arguments.batch_size,
+    )
+
+
+def _prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:
+    """Rows as prompts: messages as they are, texts as ``generate`` would take them."""
+    if not any(getattr(s.tokenizer, "has_chat_template", True) for s in fusion.sources):
+        prompt_of(arguments, fusion, "")  # says once, or refuses, what would be said of each row
+        arguments.raw = True
+
+    def prompt(row: Row) -> Any:
+        if isinstance(row.prompt, str):
+            return prompt_of(arguments, fusion, row.prompt)
+        return row.prompt
+
+    return prompt
+
+
+def _answers(arguments: argparse.Namespace) -> Path | None:
+    """Where finished rows are kept; the folder is made if its parent exists."""
+    if arguments.output is None:
+        return None
+    folder = Path(arguments.output)
+    if not folder.exists():
+        options.check_writable(arguments.output)
+        folder.mkdir()
+    if not folder.is_dir():
+        raise UsageError(
+            f'--output "{folder}" is a file. Give a folder; answers and reports go in.'
+        )
+    for name in ("answers.jsonl", "report.json", "report.md"):
+        options.check_writable(str(folder / name))
+    return folder / "answers.jsonl"
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(arguments).items() if name not in _FREE}
+
+
+def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
+    """The report on a task of lm-evaluation-harness."""
+    from coolfusion.evaluation import Record
+
+    if arguments.systems is not None or arguments.samples is not None:
+        raise UsageError(
+            "Tasks of lm_eval are run for every source and the fusion; --systems and --samples are "
+            "for files of rows."
+        )
+    try:
+        from coolfusion.evaluation.harness_tasks import evaluate_harness_task
+    except ImportError as error:
+        raise UsageError(
+            f"--task {arguments.task} needs lm-evaluation-harness ({error}). Install it with: pip "
+            'install "coolfusion[harness]".'
+        ) from None
+    answers = _answers(arguments)
+    settings = {**_settings(arguments), "task": arguments.task, "limit": arguments.limit}
+    with Record(answers, settings) as record:
+        fusion = options.load_fusion(arguments)
+        record.begin()
+        bar = options.Progress("systems", sys.stderr)
+        report = evaluate_harness_task(
+            fusion.decoder,
+            arguments.task.removeprefix(HARNESS),
+            metric=arguments.metric,
+            limit=arguments.limit,
+            apply_chat_template=not arguments.raw and fusion.has_chat_templates,
+            include_path=arguments.include_path,
+            cache=None if answers is None else answers.parent,
+            max_new_tokens=request.max_new_tokens,
+            batch_size=arguments.batch_size,
+            progress=lambda system, done, total: bar.show(done, total, system),
+        )
+        bar.clear()
+    return report
+
+
+def _finish(arguments: argparse.Namespace, report: Report) -> int:
+    """Show and write the report; 1 if some rows have no value."""
+    from coolfusion.evaluation import as_dict, as_markdown, as_text
+
+    whole = json.dumps(as_dict(report), ensure_ascii=False, indent=None if arguments.json else 1)
+    print(whole if arguments.json else as_text(report))
+    if arguments.output is not None:
+        folder = Path(arguments.output)
+        (folder / "report.json").write_text(whole + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    if report.failures:
+        num_lost = len(report.rows) - report.num_used
+        kept = " Answers are kept; run again to try what failed." if arguments.output else ""
+        say(f"{num_lost} of {len(report.rows)} rows have no value for some system.{kept}")
+    return 1 if report.failures else 0

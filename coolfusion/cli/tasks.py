@@ -1,0 +1,48 @@
+"""What commands that run a task share: its rows as prompts, and the folder for what comes of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coolfusion.cli import options
+from coolfusion.cli.prompts import prompt_of
+from coolfusion.errors import UsageError
+
+if TYPE_CHECKING:
+    from coolfusion.evaluation import Row
+    from coolfusion.evaluation.systems import PromptOf
+    from coolfusion.fusion import FusionModel
+    from coolfusion.tokenizer import Prompt
+
+
+def output_folder(path: str, files: Sequence[str]) -> Path:
+    """The output folder, made if its parent exists, in which all ``files`` can be written.
+
+    Raises ``UsageError`` where that is not so.
+    """
+    folder = Path(path)
+    if not folder.exists():
+        options.check_writable(path)
+        folder.mkdir()
+    if not folder.is_dir():
+        raise UsageError(f'--output "{folder}" is a file. Give a folder; {", ".join(files)} go in.')
+    for name in files:
+        options.check_writable(str(folder / name))
+    return folder
+
+
+def row_prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:
+    """Rows as prompts: messages as they are, texts as ``generate`` would take them."""
+    if not any(getattr(s.tokenizer, "has_chat_template", True) for s in fusion.sources):
+        prompt_of(arguments, fusion, "")  # says once, or refuses, what would be said of each row
+        arguments.raw = True
+
+    def prompt(row: Row) -> Prompt:
+        if isinstance(row.prompt, str):
+            return prompt_of(arguments, fusion, row.prompt)
+        return row.prompt
+
+    return prompt

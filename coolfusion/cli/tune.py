@@ -1,0 +1,253 @@
+"""``coolfusion tune``: weights, reranker, granularity and gate from a few rows with references."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coolfusion.cli import options
+from coolfusion.cli.tasks import output_folder, row_prompts
+from coolfusion.cli.terminal import say
+from coolfusion.errors import UsageError
+
+if TYPE_CHECKING:
+    from coolfusion.evaluation import Task
+    from coolfusion.fusion_config import FusionConfig
+    from coolfusion.tuning import TuningPlan, TuningProgress, TuningReport
+
+FILES = ("fusion.toml", "trials.jsonl", "report.json", "report.md")
+# Options that change no kept answer; a resumed run must have the same of all others.
+_FREE = frozenset(
+    "command config run task metric search trials vary held_out show output json batch_size device "
+    "speculation limit reranker boundary gate weights lead seed".split()
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command's options."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "tune",
+        help="find weights, reranker, granularity and gate for your own task",
+        description="Search for the setting of a fusion that is best on a task, and write it to a "
+        "file that every other command accepts.",
+    )
+    group = parser.add_argument_group("tuning")
+    group.add_argument(
+        "--task",
+        required=True,
+        metavar="FILE",
+        help="JSON lines with prompt or messages, reference and, if wanted, id and metric",
+    )
+    group.add_argument(
+        "--metric",
+        default="exact_match",
+        metavar="NAME",
+        help="exact_match (default), exact_match:REGEX, last_number, contains, perplexity, or "
+        "package.module:function",
+    )
+    group.add_argument(
+        "--search",
+        default="random",
+        metavar="NAME",
+        help="random (default), grid, or swarm: particles in the space of weights",
+    )
+    group.add_argument(
+        "--trials",
+        type=int,
+        metavar="N",
+        help="settings tried at most (default: 20, and all of a grid)",
+    )
+    group.add_argument(
+        "--vary",
+        action="append",
+        nargs="+",
+        metavar=("KNOB", "VALUE"),
+        help="weights, or reranker, boundary or gate with the values to try; repeatable (default: "
+        "all that matter)",
+    )
+    group.add_argument(
+        "--held-out",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the rows, to judge what was chosen by the others (default: 0.5)",
+    )
+    group.add_argument(
+        "--show",
+        type=int,
+        default=5,
+        metavar="N",
+        help="best trials that are reported (default: 5)",
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    group.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
+    group.add_argument(
+        "--raw", action="store_true", help="continue prompts as they stand, without chat templates"
+    )
+    options.add_model_options(parser)
+    options.add_fusion_options(parser)
+    options.add_request_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="where fusion.toml, reports and finished work go; the same command goes on from there",
+    )
+    output.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    output.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Tune, write the files and return the exit code."""
+    _check(arguments)
+    # Functions named as metrics are found where the command is run, as with python -m.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    from coolfusion.evaluation import read_task
+    from coolfusion.fusion_file import write_fusion_file
+
+    options.request_of(arguments)  # refuses impossible limits
+    task = read_task(arguments.task).first(arguments.limit)
+    names, base = _base(arguments)
+    plan = _plan(arguments)
+    plan.prepare(task, names, base)  # refuses all that can be refused without a model
+    folder = output_folder(arguments.output, FILES)
+    report = _tuned(arguments, task, plan, base)
+    write_fusion_file(folder / "fusion.toml", _complete(arguments, names, report))
+    return _finish(arguments, report, folder)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.raw and arguments.system is not None:
+        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
+    if arguments.batch_size < 1:
+        raise UsageError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
+    if arguments.drafter is not None:
+        raise UsageError(
+            "--drafter guesses for one fusion, and tuning tries many. Leave it out; it changes no answer."
+        )
+
+
+def _base(arguments: argparse.Namespace) -> tuple[list[str], FusionConfig]:
+    """The sources' names, and the untuned setting that the options describe."""
+    from coolfusion.fusion import check_recipe_options
+    from coolfusion.fusion_config import FusionConfig, config_from
+
+    said = options.recipe_options(arguments)
+    names, _ = check_recipe_options(arguments.model, options.split_list(arguments.names), **said)
+    if said["preset"] == "default":
+        del said["preset"]
+    if isinstance(said["weights"], list):
+        said["weights"] = dict(zip(names, said["weights"], strict=True))
+    given = {key: value for key, value in said.items() if value is not None}
+    return names, config_from(given) if given else FusionConfig()
+
+
+def _plan(arguments: argparse.Namespace) -> TuningPlan:
+    from coolfusion.tuning import TuningPlan
+
+    vary: dict[str, list[str]] | None = None
+    if arguments.vary is not None:
+        vary = {}
+        for knob, *values in arguments.vary:
+            vary[knob] = [*vary.get(knob, []), *values]
+    return TuningPlan(
+        arguments.metric,
+        arguments.search,
+        arguments.trials,
+        vary,
+        arguments.held_out,
+        arguments.seed,
+        arguments.show,
+    )
+
+
+def _tuned(
+    arguments: argparse.Namespace, task: Task, plan: TuningPlan, base: FusionConfig
+) -> TuningReport:
+    """The report; every finished row of every trial is in the folder before the next begins."""
+    from coolfusion.decoder import DEFAULT_SPECULATION
+    from coolfusion.evaluation import Record
+    from coolfusion.tuning import tune
+
+    log = Path(arguments.output) / "trials.jsonl"
+    with Record(log, _settings(arguments)) as record:
+        fusion = options.load_fusion(arguments)
+        shown = _Shown(plan.metric)
+        try:
+            return tune(
+                fusion.sources,
+                task,
+                plan,
+                base=base,
+                request=options.request_of(arguments),
+                record=record,
+                prompt_of=row_prompts(arguments, fusion),
+                batch_size=arguments.batch_size,
+                speculation=DEFAULT_SPECULATION if arguments.speculation else None,
+                progress=shown.show,
+            )
+        finally:
+            shown.bar.clear()
+
+
+class _Shown:
+    """Progress on stderr: a line for each new best, and on a terminal a bar of rows."""
+
+    def __init__(self, metric: str) -> None:
+        self.bar = options.Progress("tuning", sys.stderr)
+        self._metric = metric
+        self._best: float | None = None
+
+    def show(self, progress: TuningProgress) -> None:
+        if progress.best_score is not None and progress.best_score != self._best:
+            self._best = progress.best_score
+            self.bar.clear()
+            say(
+                f"trial {progress.trial} of {progress.num_trials}: best {self._metric} so far "
+                f"{progress.best_score:.4g}, {progress.best}"
+            )
+        best = "" if self._best is None else f", best {self._best:.4g}"
+        self.bar.show(
+            progress.trial,
+            progress.num_trials,
+            f"{progress.what}, row {progress.done} of {progress.num_rows}{best}",
+        )
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    kept = {name: value for name, value in vars(arguments).items() if name not in _FREE}
+    return {**kept, "seed": arguments.seed} if arguments.temperature > 0 else kept
+
+
+def _complete(
+    arguments: argparse.Namespace, names: list[str], report: TuningReport
+) -> FusionConfig:
+    """The chosen setting with the models it is for; the built-in ones need not be named."""
+    from dataclasses import replace
+
+    models = tuple(arguments.model or ())
+    named = bool(models) or arguments.names is not None
+    return replace(report.best, models=models, names=tuple(names) if named else ())
+
+
+def _finish(arguments: argparse.Namespace, report: TuningReport, folder: Path) -> int:
+    """Show and write the report; 1 if some rows have no value."""
+    from coolfusion.tuning import as_dict, as_markdown, as_text
+
+    whole = json.dumps(as_dict(report), ensure_ascii=False, indent=None if arguments.json else 1)
+    print(whole if arguments.json else as_text(report))
+    (folder / "report.json").write_text(whole + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    say(f"Wrote {folder / 'fusion.toml'}: use it with --config, or in FusionModel.from_pretrained.")
+    if report.failures:
+        say("Some rows have no value. What was answered is kept; run again to try what failed.")
+    return 1 if report.failures else 0

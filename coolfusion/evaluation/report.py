@@ -1,0 +1,190 @@
+"""From outcomes to numbers: means with intervals, tests against the best source, breakdowns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coolfusion.errors import UsageError
+from coolfusion.evaluation.metrics import Metric, MetricError
+from coolfusion.evaluation.records import Outcome, Record
+from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
+from coolfusion.evaluation.tasks import Row, Task
+from coolfusion.reranking import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """One system on one task.
+
+    ``values``: (rows of the task,), None where a row could not be answered or judged. All
+    else is over the rows that every system has a value for: ``mean`` with its 95 % bootstrap
+    ``interval``; ``p_value`` of a paired test against the best source, None for that itself;
+    ``fixed`` and ``broken``: ids of rows that it does better and worse than the best source.
+    ``num_forwarded`` and ``seconds`` are means per row, what it builds on included. ``wins``:
+    contested steps won by source; for reranked and voted answers, rows by author.
+    """
+
+    name: str
+    values: tuple[float | None, ...]
+    mean: float
+    interval: tuple[float, float]
+    p_value: float | None
+    fixed: tuple[str | int, ...]
+    broken: tuple[str | int, ...]
+    num_forwarded: float
+    seconds: float
+    wins: Mapping[str, int]
+    num_steps: int
+    num_contested: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A task, the metric, and every system on it. ``rows`` are ids in the task's order.
+
+    ``num_used`` rows have a value for every system; ``failures`` says why others have none.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    rows: tuple[str | int, ...]
+    num_used: int
+    best_source: str
+    results: tuple[SystemResult, ...]
+    failures: tuple[str, ...]
+
+    def result(self, name: str) -> SystemResult:
+        """The result of the system called ``name``. Raises ``UsageError`` if there is none."""
+        for result in self.results:
+            if result.name == name:
+                return result
+        raise UsageError(
+            f'There is no system "{name}" in this report. It has {[r.name for r in self.results]}.'
+        )
+
+
+def judge(metric: Metric, row: Row, outcome: Outcome) -> float | None:
+    """The value of an outcome, None where there is no answer. Raises ``MetricError``.
+
+    For perplexity: the least over the references, in bits per UTF-8 byte.
+    """
+    if outcome.error is not None:
+        return None
+    if outcome.value is not None:
+        return outcome.value
+    if not metric.needs_likelihood:
+        return metric.value(row, outcome.text)
+    sizes = [len(reference.encode()) for reference in row.references]
+    pairs = zip(outcome.log_likelihoods or (), sizes, strict=True)
+    return min(-value / (size * math.log(2)) for value, size in pairs)
+
+
+def report_on(
+    task: Task,
+    metrics: Mapping[str | int, Metric],
+    record: Record,
+    sources: Sequence[str],
+    systems: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Report:
+    """Judge the outcomes of ``systems``, (systems, rows), and compare them with the best of
+    ``sources``; of equally good sources the earlier is the best."""
+    table, failures = _judged(task, metrics, record, systems)
+    usable: NDArray[np.bool_] = np.isfinite(table.sum(axis=0))
+    higher = metrics[task.rows[0].id].higher_is_better
+    means = {
+        name: float(values[usable].mean()) if usable.any() else math.nan
+        for name, values in zip(systems, table, strict=True)
+    }
+    best = max(sources, key=lambda name: means[name] if higher else -means[name])
+    rival = table[list(systems).index(best)]
+    rows = [row for r, row in enumerate(task.rows) if usable[r]]
+    results = []
+    for name, values in zip(systems, table, strict=True):
+        gains = (values - rival)[usable] * (1 if higher else -1)
+        outcomes = [list(_built_on(record, name, row)) for row in rows]
+        own = [record.outcomes[name, row.id] for row in rows]
+        results.append(
+            SystemResult(
+                name=name,
+                values=tuple(None if math.isnan(value) else float(value) for value in values),
+                mean=means[name],
+                interval=_interval(values[usable], seed),
+                p_value=None
+                if name == best or not rows
+                else paired_p_value(values[usable], rival[usable], seed=seed),
+                fixed=tuple(row.id for row, gain in zip(rows, gains, strict=True) if gain > 0),
+                broken=tuple(row.id for row, gain in zip(rows, gains, strict=True) if gain < 0),
+                num_forwarded=_mean([sum(o.total_forwarded for o in each) for each in outcomes]),
+                seconds=_mean([sum(o.seconds for o in each) for each in outcomes]),
+                wins=_summed(own),
+                num_steps=sum(outcome.num_steps for outcome in own),
+                num_contested=sum(outcome.num_contested for outcome in own),
+            )
+        )
+    names = {each.name for each in metrics.values()}
+    return Report(
+        task=task.name,
+        metric=", ".join(sorted(names)),
+        higher_is_better=higher,
+        rows=tuple(row.id for row in task.rows),
+        num_used=len(rows),
+        best_source=best,
+        results=tuple(results),
+        failures=tuple(failures),
+    )
+
+
+def _judged(
+    task: Task, metrics: Mapping[str | int, Metric], record: Record, systems: Sequence[str]
+) -> tuple[Floats, list[str]]:
+    """Values (systems, rows), NaN where there is none, and why there is none."""
+    table, failures = np.full((len(systems), len(task.rows)), math.nan), []
+    for s, name in enumerate(systems):
+        for r, row in enumerate(task.rows):
+            outcome = record.outcomes[name, row.id]
+            try:
+                value = judge(metrics[row.id], row, outcome)
+            except MetricError as error:
+                failures.append(f"{name}: {error}")
+                continue
+            if value is None:
+                failures.append(f"{name} has no answer to row {row.id!r}: {outcome.error}")
+            else:
+                table[s, r] = value
+    return table, failures
+
+
+def _built_on(record: Record, name: str, row: Row) -> Iterator[Outcome]:
+    """The outcome of a system and, once each, all that it builds on."""
+    waiting, seen = [name], set()
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            outcome = record.outcomes[current, row.id]
+            waiting += outcome.needs
+            yield outcome
+
+
+def _interval(values: Floats, seed: int) -> tuple[float, float]:
+    return bootstrap_interval(values, seed=seed) if values.size else (math.nan, math.nan)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _summed(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    totals: dict[str, int] = {}
+    for outcome in outcomes:
+        for name, count in outcome.wins.items():
+            totals[name] = totals.get(name, 0) + count
+    return totals

@@ -1,0 +1,224 @@
+"""A run: every system over every row, each finished pair kept at once, then a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from coolfusion.decoder import Decoder
+from coolfusion.errors import UsageError
+from coolfusion.evaluation import systems
+from coolfusion.evaluation.metrics import Metric, MetricError
+from coolfusion.evaluation.plan import Plan, row_metrics
+from coolfusion.evaluation.records import Outcome, Record
+from coolfusion.evaluation.report import Report, judge, report_on
+from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
+from coolfusion.evaluation.tasks import Row, Task
+from coolfusion.recipe import Request
+from coolfusion.reranking import Floats
+from coolfusion.response import FUSED, sample_requests
+
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate(
+    decoder: Decoder,
+    task: Task,
+    *,
+    metric: str = "exact_match",
+    request: Request | None = None,
+    plan: Plan | None = None,
+    record: Record | None = None,
+    prompt_of: PromptOf | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Run the planned systems over ``task`` and report on them.
+
+    ``metric`` is for rows without one of their own. Pairs that ``record`` holds are not run
+    again; those with an error are. ``prompt_of`` maps a row to what the sources are given
+    (default: the row's prompt as it stands). ``progress`` is called with (system, rows
+    finished, of how many). Raises ``UsageError`` for what cannot be done as asked; a row that
+    cannot be answered or judged is reported and costs only that row.
+    """
+    run = _Run(
+        decoder,
+        task,
+        row_metrics(task, metric),
+        request or Request(),
+        plan or Plan(),
+        record if record is not None else Record(),
+        prompt_of or (lambda row: row.prompt),
+        progress or (lambda *_: None),
+    )
+    ran = run.score_references() if run.scores_references else run.answer()
+    return report_on(task, run.metrics, run.record, run.names, ran, seed=run.plan.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One call of ``evaluate``: its arguments, and the order in which systems are run."""
+
+    decoder: Decoder
+    task: Task
+    metrics: dict[str | int, Metric]
+    request: Request
+    plan: Plan
+    record: Record
+    prompt_of: PromptOf
+    progress: Progress
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(source.name for source in self.decoder.sources)
+
+    @property
+    def scores_references(self) -> bool:
+        return self.metrics[self.task.rows[0].id].needs_likelihood
+
+    def score_references(self) -> list[str]:
+        """Run what has a log-likelihood, and return the systems' names in their order."""
+        ran = [
+            systems.scoring(source, self.prompt_of, self.plan.batch_size)
+            for source in self.decoder.sources
+        ]
+        if FUSED in self.plan.systems:
+            ran.append(systems.combining(FUSED, self.decoder))
+        return self._run_all(ran)
+
+    def answer(self) -> list[str]:
+        """Run everything planned, and return the systems' names in the order of the report."""
+        planned = self.plan.systems
+        self._check_names()
+        ran = [self._alone(name, self.request, k) for k, name in enumerate(self.names)]
+        fused = systems.decoding(
+            FUSED, self.decoder, self.request, self.prompt_of, self.plan.batch_size
+        )
+        if FUSED in planned or "cool_r" in planned:
+            ran.append(fused)
+        self._run_all(ran)
+        reranked = []
+        if "rerank" in planned:
+            reranked.append(self._reranking("rerank", self.names))
+        if "cool_r" in planned:
+            reranked.append(self._reranking("cool_r", (*self.names, FUSED)))
+        self._run_all(reranked)
+        order = [*ran, *reranked, *self._votes()]
+        # The fusion is what is judged: it comes last.
+        order.sort(key=lambda system: system.name == FUSED)
+        return [system.name for system in order]
+
+    def _votes(self) -> list[System]:
+        """Self-consistency of the best source and the majority of all, over shared samples."""
+        planned, voters = self.plan.systems, {}
+        if not {"self_consistency", "majority"} & set(planned):
+            return []
+        counts = self._num_samples()
+        if "self_consistency" in planned:
+            best = self._best_source()
+            voters[f"self_consistency({best})"] = {best: counts[best]}
+        if "majority" in planned:
+            voters["majority"] = dict.fromkeys(self.names, counts["majority"])
+        requests = sample_requests(
+            replace(self.request, sampling=self.plan.sampling),
+            max(count for voter in voters.values() for count in voter.values()),
+        )
+        samples: dict[str, System] = {}
+        votes = []
+        for title, voter in voters.items():
+            authors = {}
+            for name, count in voter.items():
+                for number, request in enumerate(requests[:count]):
+                    sample = f"{name}#{number}"
+                    authors[sample] = name
+                    samples[sample] = self._alone(sample, request, self.names.index(name))
+            votes.append(systems.voting(title, authors, lambda row: self.metrics[row.id].extract))
+        self._run_all([*samples.values(), *votes])
+        return votes
+
+    def _num_samples(self) -> dict[str, int]:
+        """Samples for each source's own vote and, under "majority", for the vote of all."""
+        if self.plan.num_samples is not None:
+            return dict.fromkeys([*self.names, "majority"], self.plan.num_samples)
+        if not self.record.num_samples:
+            spent = {name: self._forwarded(name) for name in (*self.names, FUSED)}
+            counts = {
+                name: max(1, round(spent[FUSED] / max(1, spent[name]))) for name in self.names
+            }
+            together = sum(spent[name] for name in self.names)
+            counts["majority"] = max(1, round(spent[FUSED] / max(1, together)))
+            self.record.fix_samples(counts)
+        return self.record.num_samples
+
+    def _forwarded(self, system: str) -> float:
+        outcomes = [self.record.outcomes[system, row.id] for row in self.task.rows]
+        return sum(outcome.total_forwarded for outcome in outcomes)
+
+    def _best_source(self) -> str:
+        values = {name: self._values(name) for name in self.names}
+        usable = ~np.isnan(np.array(list(values.values()))).any(axis=0)
+        if not usable.any():
+            return self.names[0]
+        sign = 1 if self.metrics[self.task.rows[0].id].higher_is_better else -1
+        return max(self.names, key=lambda name: sign * float(values[name][usable].mean()))
+
+    def _values(self, system: str) -> Floats:
+        values = []
+        for row in self.task.rows:
+            try:
+                value = judge(self.metrics[row.id], row, self.record.outcomes[system, row.id])
+            except MetricError:
+                value = None
+            values.append(np.nan if value is None else value)
+        return np.array(values, dtype=np.float64)
+
+    def _alone(self, name: str, request: Request, k: int) -> System:
+        alone = Decoder([self.decoder.sources[k]])
+        return systems.decoding(name, alone, request, self.prompt_of, self.plan.batch_size)
+
+    def _reranking(self, name: str, needs: Sequence[str]) -> System:
+        return systems.reranking(
+            name,
+            self.decoder,
+            needs,
+            self.prompt_of,
+            batch_size=self.plan.batch_size,
+            on_source_error=self.request.on_source_error,
+        )
+
+    def _check_names(self) -> None:
+        for name in self.names:
+            if name in SYSTEMS or "#" in name or name.startswith("self_consistency("):
+                raise UsageError(
+                    f'A source is named "{name}", which is the name of a system here. Name it otherwise.'
+                )
+
+    def _run_all(self, some: Sequence[System]) -> list[str]:
+        for system in some:
+            self._run(system)
+        return [system.name for system in some]
+
+    def _run(self, system: System) -> None:
+        """Answer the rows that the record does not hold; needs without an answer pass it on."""
+        rows, todo = self.task.rows, []
+        for row in rows:
+            if self.record.finished(system.name, row, system.digest(row), system.needs) is None:
+                missing = self._missing(system, row)
+                if missing is None:
+                    todo.append(row)
+                else:
+                    self.record.add(missing)
+        self.progress(system.name, len(rows) - len(todo), len(rows))
+        for number, outcome in enumerate(system.answer(todo, self.record.outcomes), 1):
+            self.record.add(outcome)
+            self.progress(system.name, len(rows) - len(todo) + number, len(rows))
+
+    def _missing(self, system: System, row: Row) -> Outcome | None:
+        for need in system.needs:
+            if self.record.outcomes[need, row.id].error is not None:
+                error = f"It builds on {need}, which has no answer."
+                return Outcome(
+                    system.name, row.id, system.digest(row), error=error, needs=system.needs
+                )
+        return None

@@ -1,0 +1,106 @@
+"""How sure a difference is: bootstrap intervals and paired tests, exact where they can be.
+
+Everything random takes a seed and gives the same numbers for the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from coolfusion.errors import UsageError
+from coolfusion.reranking import Floats
+
+MAX_EXACT: Final = 12  # pairs up to which all sign changes are tried
+_CHUNK: Final = 4_000_000  # entries of a resampled array that are held at a time
+
+
+def bootstrap_interval(
+    values: Sequence[float] | Floats,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of ``values`` (n,) (Efron 1979).
+
+    Values that are all equal have an interval without width. Raises ``UsageError`` for no
+    values or a level outside (0, 1).
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.size == 0:
+        raise UsageError("An interval needs at least one value, got none.")
+    if not 0 < level < 1:
+        raise UsageError(f"The level is {level}; it must lie between 0 and 1.")
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // sample.size)
+    means = np.concatenate(
+        [
+            sample[
+                rng.integers(0, sample.size, (min(rows, num_resamples - done), sample.size))
+            ].mean(axis=1)
+            for done in range(0, num_resamples, rows)
+        ]
+    )
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def exact_mcnemar(num_fixed: int, num_broken: int) -> float:
+    """Two-sided exact McNemar p-value of two systems that differ on some 0/1 outcomes.
+
+    ``num_fixed`` rows only the first system solves, ``num_broken`` only the second: under the
+    null hypothesis each is a fair coin's, so this is a binomial tail, doubled and at most 1.
+    """
+    total = num_fixed + num_broken
+    term, tail = 1, 1
+    for count in range(min(num_fixed, num_broken)):
+        term = term * (total - count) // (count + 1)
+        tail += term
+    return min(1.0, 2 * tail / (1 << total))
+
+
+def paired_permutation(
+    first: Sequence[float] | Floats,
+    second: Sequence[float] | Floats,
+    *,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> float:
+    """Two-sided p-value of the mean difference of pairs (n,), by flipping signs at random.
+
+    All 2^n sign changes are tried for up to ``MAX_EXACT`` differing pairs; beyond that the
+    share of ``num_resamples`` random ones, the observed one counted among them.
+    """
+    pairs: Floats = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    differences: Floats = pairs[pairs != 0]
+    if differences.size == 0:
+        return 1.0
+    # Sums that differ by rounding alone are ties, and ties count.
+    observed = abs(differences.sum()) - 1e-9 * np.abs(differences).sum()
+    if differences.size <= MAX_EXACT:
+        codes = np.arange(2**differences.size)[:, None] >> np.arange(differences.size)
+        sums = np.where(codes & 1, 1.0, -1.0) @ differences
+        return float(np.mean(np.abs(sums) >= observed))
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // differences.size)
+    num_extreme = 0
+    for done in range(0, num_resamples, rows):
+        shape = (min(rows, num_resamples - done), differences.size)
+        sums = rng.choice(np.array([-1.0, 1.0]), shape) @ differences
+        num_extreme += int((np.abs(sums) >= observed).sum())
+    return (1 + num_extreme) / (1 + num_resamples)
+
+
+def paired_p_value(
+    first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, seed: int = 0
+) -> float:
+    """Exact McNemar where all values are 0 or 1, else the paired permutation test."""
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if one.shape != other.shape:
+        raise UsageError(f"Paired values must be as many, got {one.size} and {other.size}.")
+    if np.isin(np.concatenate([one, other]), (0.0, 1.0)).all():
+        return exact_mcnemar(int((one > other).sum()), int((one < other).sum()))
+    return paired_permutation(one, other, seed=seed)

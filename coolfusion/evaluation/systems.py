@@ -1,0 +1,228 @@
+"""The systems that are compared: each turns rows into outcomes, some from others' outcomes.
+
+    NAME                    a source alone, greedy or as the request samples
+    fusion                  all sources, by the recipe
+    rerank                  the sources' own answers, reranked together (the paper's Rerank)
+    cool_r                  those and the fused answer (the paper's Cool+R)
+    self_consistency(NAME)  a vote over samples of the best source, chosen in hindsight
+    majority                a vote over samples of all sources
+
+A system that builds on others takes their outcomes and never asks a model for them again.
+Samples are systems of their own, named NAME#0, NAME#1 and so on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coolfusion.decoder import Decoder
+from coolfusion.errors import PromptError, SourceError
+from coolfusion.evaluation.likelihood import log_likelihoods, mean, source_weights
+from coolfusion.evaluation.records import Outcome
+from coolfusion.evaluation.tasks import Row
+from coolfusion.recipe import Request
+from coolfusion.response import FUSED, Ranking, candidates_of, rerank
+from coolfusion.sources import Source
+from coolfusion.tokenizer import Prompt
+from coolfusion.types import Generation, StopReason
+from coolfusion.voting import majority_vote
+
+SYSTEMS = ("sources", "rerank", "cool_r", "self_consistency", "majority", FUSED)
+
+Outcomes = Mapping[tuple[str, str | int], Outcome]
+PromptOf = Callable[[Row], Prompt]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A named way to answer. ``answer`` maps rows, and the outcomes of ``needs`` for them, to
+    outcomes in the order they finish; one without an ``error`` is final."""
+
+    name: str
+    answer: Callable[[Sequence[Row], Outcomes], Iterator[Outcome]]
+    needs: tuple[str, ...] = ()
+    scores_references: bool = False
+
+    def digest(self, row: Row) -> str:
+        """The fingerprint of what this system is asked."""
+        return row.digest(with_references=self.scores_references)
+
+
+def decoding(
+    name: str, decoder: Decoder, request: Request, prompt_of: PromptOf, batch_size: int
+) -> System:
+    """Answers by decoding: a source alone, one of its samples, or the fusion."""
+
+    def answer(rows: Sequence[Row], _: Outcomes) -> Iterator[Outcome]:
+        accepted: list[tuple[Row, Prompt]] = []
+        for row in rows:
+            try:
+                prompt = prompt_of(row)
+                decoder.start(prompt, request)
+                accepted.append((row, prompt))
+            except PromptError as error:
+                yield Outcome(name, row.id, row.digest(), error=str(error))
+        prompts = [prompt for _, prompt in accepted]
+        for index, generation in decoder.generate_each(prompts, request, max_rows=batch_size):
+            yield _decoded(name, accepted[index][0], generation)
+
+    return System(name, answer)
+
+
+def _decoded(name: str, row: Row, generation: Generation) -> Outcome:
+    stats = generation.stats
+    wins = dict.fromkeys(generation.sources, 0)
+    for step in generation.steps:
+        for drafter in step.drafters if step.contested else ():
+            wins[drafter] += 1
+    failed = generation.stop_reason is StopReason.SOURCES_FAILED
+    return Outcome(
+        name,
+        row.id,
+        row.digest(),
+        generation.text,
+        generation.stop_reason,
+        error=" ".join(generation.warnings) or "Every source failed." if failed else None,
+        num_forwarded={source: spent.num_forwarded for source, spent in stats.usage.items()},
+        seconds=stats.seconds,
+        wins=wins,
+        num_steps=stats.num_steps,
+        num_contested=stats.num_contested,
+    )
+
+
+def reranking(
+    name: str,
+    decoder: Decoder,
+    needs: Sequence[str],
+    prompt_of: PromptOf,
+    *,
+    batch_size: int,
+    on_source_error: str = "drop",
+) -> System:
+    """Chooses among the answers of ``needs`` by the decoder's reranker."""
+    needed = tuple(needs)
+
+    def answer(rows: Sequence[Row], outcomes: Outcomes) -> Iterator[Outcome]:
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            answers = [[outcomes[need, row.id] for need in needed] for row in some]
+            candidates = [
+                candidates_of([(each.system, each.text, each.stop_reason) for each in entries])
+                for entries in answers
+            ]
+            prompts = [prompt_of(row) for row in some]
+            rankings = rerank(
+                decoder.sources,
+                prompts,
+                candidates,
+                decoder.recipe.reranker,
+                on_source_error=on_source_error,
+            )
+            for row, ranking, entries in zip(some, rankings, answers, strict=True):
+                yield _reranked(name, row, ranking, entries)
+
+    return System(name, answer, needed)
+
+
+def _reranked(name: str, row: Row, ranking: Ranking, answers: Sequence[Outcome]) -> Outcome:
+    needs = tuple(each.system for each in answers)
+    if ranking.winner is None:
+        return Outcome(name, row.id, row.digest(), error="No source had an answer.", needs=needs)
+    author = answers[needs.index(ranking.drafters[0])]
+    return Outcome(
+        name,
+        row.id,
+        row.digest(),
+        ranking.text,
+        author.stop_reason,
+        needs=needs,
+        num_forwarded={
+            source: spent.num_forwarded
+            for source, spent in zip(ranking.sources, ranking.usage, strict=True)
+        },
+        seconds=ranking.seconds,
+        wins={need: int(need in ranking.drafters) for need in needs},
+    )
+
+
+def voting(
+    name: str,
+    samples: Mapping[str, str],
+    extract: Callable[[Row], Callable[[str], str | None]],
+) -> System:
+    """Takes the majority's answer among ``samples``, which maps their systems to their sources."""
+    needs = tuple(samples)
+
+    def answer(rows: Sequence[Row], outcomes: Outcomes) -> Iterator[Outcome]:
+        for row in rows:
+            answers = [outcomes[need, row.id] for need in needs]
+            vote = majority_vote([each.text for each in answers], extract(row))
+            wins = dict.fromkeys(samples.values(), 0)
+            wins[samples[needs[vote.winner]]] = 1
+            chosen = answers[vote.winner]
+            yield Outcome(
+                name, row.id, row.digest(), vote.text, chosen.stop_reason, needs=needs, wins=wins
+            )
+
+    return System(name, answer, needs)
+
+
+def scoring(source: Source, prompt_of: PromptOf, batch_size: int) -> System:
+    """Does not answer: gives the log-likelihoods of the references under one source."""
+
+    def answer(rows: Sequence[Row], _: Outcomes) -> Iterator[Outcome]:
+        accepted: list[tuple[Row, tuple[int, ...]]] = []
+        for row in rows:
+            try:
+                accepted.append((row, source.tokenizer.encode_prompt(prompt_of(row))))
+            except PromptError as error:
+                yield _unscored(source.name, row, error)
+        for start in range(0, len(accepted), batch_size):
+            begun = time.perf_counter()
+            some = accepted[start : start + batch_size]
+            scored = log_likelihoods(
+                source, [ids for _, ids in some], [row.references for row, _ in some]
+            )
+            seconds = (time.perf_counter() - begun) / len(some)
+            for (row, _ids), scores in zip(some, scored, strict=True):
+                if isinstance(scores, SourceError):
+                    yield _unscored(source.name, row, scores)
+                    continue
+                yield Outcome(
+                    source.name,
+                    row.id,
+                    row.digest(with_references=True),
+                    log_likelihoods=scores.log_likelihoods,
+                    num_forwarded={source.name: scores.usage.num_forwarded},
+                    seconds=seconds,
+                )
+
+    return System(source.name, answer, scores_references=True)
+
+
+def _unscored(name: str, row: Row, error: Exception) -> Outcome:
+    return Outcome(name, row.id, row.digest(with_references=True), error=str(error))
+
+
+def combining(name: str, decoder: Decoder) -> System:
+    """The sources' log-likelihoods together: their mean by the recipe's weights."""
+    needs = tuple(source.name for source in decoder.sources)
+    weights = source_weights(needs, decoder.recipe.weights)
+
+    def answer(rows: Sequence[Row], outcomes: Outcomes) -> Iterator[Outcome]:
+        for row in rows:
+            table = np.array([outcomes[need, row.id].log_likelihoods for need in needs]).T
+            yield Outcome(
+                name,
+                row.id,
+                row.digest(with_references=True),
+                log_likelihoods=tuple(float(value) for value in mean(table, weights)),
+                needs=needs,
+            )
+
+    return System(name, answer, needs, scores_references=True)

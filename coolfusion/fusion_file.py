@@ -1,0 +1,153 @@
+"""A fusion as a small file, ``fusion.toml``: which models, and how they are fused.
+
+    models = ["path/to/a", "path/to/b"]
+    names = ["a", "b"]
+    reranker = "mean_nll"
+    boundary = "words"
+
+    [weights]
+    a = 0.7
+    b = 0.3
+
+All keys are optional and mean what the keywords of ``FusionModel.from_pretrained`` mean; with
+no ``models``, the built-in ones take part. Paths are relative to the file's folder where there
+is such a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from coolfusion.errors import UsageError
+from coolfusion.fusion_config import FusionConfig, config_from
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE_NAME: Final = "fusion.toml"
+HEADING: Final = "# Which models are fused, and how. FusionModel.from_pretrained reads this.\n"
+
+
+def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
+    """Read a fusion file, or the one in a folder. Models are looked for in its folder first.
+
+    Raises ``UsageError`` for a file that cannot be read, and with the key for one that does not
+    exist, has the wrong type or a value that is not allowed.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / FILE_NAME
+    try:
+        data = tomllib.loads(file.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise UsageError(f'Cannot read the fusion file "{file}": {error.strerror}.') from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise UsageError(f'The fusion file "{file}" is not TOML: {error}.') from None
+    try:
+        config = config_from(data)
+    except UsageError as error:
+        raise UsageError(f'In the fusion file "{file}": {error}') from error
+    return replace(config, models=tuple(_located(model, file.parent) for model in config.models))
+
+
+def write_fusion_file(path: str | os.PathLike[str], config: FusionConfig) -> None:
+    """Write ``config`` so that ``read_fusion_file`` gives it back; a file there is replaced whole.
+
+    Models that are folders are written as absolute paths, so that the file may be moved.
+    """
+    said = config.said()
+    if "models" in said:
+        said["models"] = [
+            str(Path(model).absolute()) if Path(model).is_dir() else model
+            for model in said["models"]
+        ]
+    weights = said.pop("weights", {})
+    lines = [f"{key} = {_toml(value)}" for key, value in said.items()]
+    if weights:
+        lines += ["", "[weights]", *(f"{_key(n)} = {_toml(w)}" for n, w in weights.items())]
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(HEADING + "\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(target)
+
+
+def fusion_file_among(models: object) -> Path | None:
+    """The fusion file that stands where models are named, alone; None: these are models.
+
+    It is a path that ends in ``.toml``, or a folder that holds a fusion file and no checkpoint.
+    """
+    if isinstance(models, Sequence) and not isinstance(models, str) and len(models) == 1:
+        models = models[0]
+    if not isinstance(models, (str, os.PathLike)):
+        return None
+    path = Path(models)
+    if path.suffix == ".toml":
+        return path
+    here = path / FILE_NAME
+    return here if here.is_file() and not (path / "config.json").exists() else None
+
+
+def settled_options(
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
+    config: str | os.PathLike[str] | FusionConfig | None,
+    **given: Any,
+) -> dict[str, Any]:
+    """Keywords of ``FusionModel.from_pretrained`` from a fusion file and what is given beside it.
+
+    ``models`` may be that file, a single model or several. Raises ``UsageError`` for two files.
+    """
+    among = fusion_file_among(models)
+    if among is not None:
+        if config is not None:
+            raise UsageError(
+                f'"{among}" is a fusion file, and config is another. Give one of them.'
+            )
+        models, config = None, among
+    if isinstance(models, (str, os.PathLike)):
+        models = [models]
+    if config is not None and not isinstance(config, FusionConfig):
+        config = read_fusion_file(config)
+    return overridden({} if config is None else config.said(), {"models": models, **given})
+
+
+def overridden(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file said, replaced key by key by what was ``given`` beside it (None: nothing).
+
+    Other models come with their own names. A lead judges alone, so that a given lead replaces
+    the file's reranker and weights, and either of those the file's lead.
+    """
+    replaced = {key for key, value in given.items() if value is not None}
+    if "models" in replaced:
+        replaced.add("names")
+    if "lead" in replaced:
+        replaced |= {"reranker", "weights"}
+    if replaced & {"reranker", "weights"}:
+        replaced.add("lead")
+    kept = {key: value for key, value in said.items() if key not in replaced}
+    return {**kept, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _located(model: str, folder: Path) -> str:
+    here = folder / model
+    return str(here) if here.is_dir() else model
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

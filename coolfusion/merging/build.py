@@ -1,0 +1,180 @@
+"""From a recipe to a checkpoint on disk, one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from coolfusion import __version__
+from coolfusion.errors import UsageError
+from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
+from coolfusion.merging.folder import PROVENANCE, check_output, check_room, new_folder
+from coolfusion.merging.merged import open_recipe
+from coolfusion.merging.recipe import Merge, MergeRecipe, recipe_dict
+from coolfusion.merging.safetensors_file import write_file
+from coolfusion.merging.stored import INDEX, SINGLE
+
+GIGABYTE = 10**9
+# What comes along from the checkpoint whose tokenizer is kept.
+BESIDE = (
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template*", "*.tiktoken", "spiece.model", "generation_config.json", "*.py"),
+    *("preprocessor_config.json", "processor_config.json"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a merge has come; ``name`` is the tensor that was written last."""
+
+    name: str
+    num_tensors: int
+    all_tensors: int
+    num_bytes: int
+    all_bytes: int
+
+
+def merge(
+    recipe: MergeRecipe | Merge,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    max_shard_bytes: int = 5 * GIGABYTE,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Merge what a recipe describes into a new folder, and return the folder.
+
+    It gets safetensors shards of at most ``max_shard_bytes`` (a larger tensor is alone in
+    one), config.json, the tokenizer and merge.json, which says where everything came from.
+    The same recipe on the same files gives the same bytes. An existing folder is replaced
+    only with ``overwrite``, and only if an earlier merge wrote it.
+
+    Raises ``LoadError`` for inputs that cannot be read, ``UsageError`` for inputs that do
+    not fit together or an output that cannot be written, ``CoolfusionError`` where writing
+    fails on the way. In all cases ``output`` is left as it was.
+    """
+    recipe = MergeRecipe(recipe) if isinstance(recipe, Merge) else recipe
+    target = Path(os.path.abspath(output))
+    check_output(target, overwrite=overwrite)
+    if max_shard_bytes < 1:
+        raise UsageError(f"A shard of {max_shard_bytes} bytes holds nothing. Give at least 1.")
+    checkpoint = open_recipe(recipe)
+    _check_not_an_input(target, checkpoint)
+    check_room(target, sum(info.num_bytes for info in checkpoint.about.infos.values()))
+    with new_folder(target, overwrite=overwrite) as folder:
+        _write_tensors(checkpoint, folder, max_shard_bytes, progress)
+        _copy_beside(checkpoint.about.tokenizer_folder, folder)
+        write_json(folder / PROVENANCE, provenance(recipe, checkpoint))
+        # Last, so that a folder is a checkpoint only when it is complete.
+        write_json(folder / "config.json", checkpoint.about.config)
+    return target
+
+
+def provenance(recipe: MergeRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where a merge came from: the recipe, versions, and a hash of every file that was read."""
+    infos = checkpoint.about.infos.values()
+    return {
+        "recipe": recipe_dict(recipe),
+        "versions": {
+            "coolfusion": __version__,
+            "torch": torch.__version__,
+            "safetensors": safetensors.__version__,
+            "python": platform.python_version(),
+        },
+        "inputs": {str(file): _sha256(file) for file in checkpoint.about.files},
+        "num_tensors": len(infos),
+        "num_bytes": sum(info.num_bytes for info in infos),
+    }
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_tensors(
+    checkpoint: Checkpoint,
+    folder: Path,
+    max_shard_bytes: int,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    infos = checkpoint.about.infos
+    total = sum(info.num_bytes for info in infos.values())
+    num_tensors = num_bytes = 0
+
+    def read(name: str) -> torch.Tensor:
+        nonlocal num_tensors, num_bytes
+        tensor = stored(name, checkpoint.read(name), infos[name])
+        num_tensors += 1
+        num_bytes += infos[name].num_bytes
+        if progress is not None:
+            progress(Progress(name, num_tensors, len(infos), num_bytes, total))
+        return tensor
+
+    shards = list(_shards(infos, max_shard_bytes))
+    files = [SINGLE]
+    if len(shards) > 1:
+        count = len(shards)
+        files = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    for file, names in zip(files, shards, strict=True):
+        write_file(folder / file, {name: infos[name] for name in names}, read)
+    if len(shards) > 1:
+        where = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def stored(name: str, tensor: torch.Tensor, info: TensorInfo) -> torch.Tensor:
+    """A tensor as it is stored. Raises ``UsageError`` if it does not fit into its type."""
+    result = tensor.to(info.dtype)
+    if info.dtype.is_floating_point and not bool(result.isfinite().all()):
+        largest = float(tensor.abs().max())
+        raise UsageError(
+            f'The merged tensor "{name}" has values up to {largest:.3g}, too large for {info.dtype}. '
+            "Use smaller weights or scale, or store it in a wider dtype."
+        )
+    return result
+
+
+def _shards(infos: Mapping[str, TensorInfo], max_bytes: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    size = 0
+    for name, info in infos.items():
+        if names and size + info.num_bytes > max_bytes:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += info.num_bytes
+    yield names
+
+
+def _copy_beside(source: Path, folder: Path) -> None:
+    for glob in BESIDE:
+        for file in sorted(source.glob(glob)):
+            if file.is_file() and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _check_not_an_input(output: Path, checkpoint: Checkpoint) -> None:
+    folders = {file.parent.resolve() for file in checkpoint.about.files}
+    if output.resolve() in folders:
+        raise UsageError(
+            f'"{output}" is one of the checkpoints to be merged. Choose another folder for the result.'
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

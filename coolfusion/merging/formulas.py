@@ -1,0 +1,160 @@
+"""Formulas of merging: from the same tensor of several models to one tensor.
+
+With models x[1] ... x[n], a base b, task vectors d[i] = x[i] - b and weights w[i]:
+
+    linear             sum_i w[i] x[i] / sum_i w[i]                    (arXiv 2203.05482, section 2)
+    slerp              on the arc from x[1] to x[2], a share t along    (SIGGRAPH 1985, Shoemake)
+    task_arithmetic    b + scale sum_i w[i] d[i]                       (arXiv 2212.04089, section 2)
+    ties               b + scale mean of the d[i] that agree in sign   (arXiv 2306.01708, section 4)
+    dare               task_arithmetic of d[i] with random zeros       (arXiv 2311.03099, section 3)
+    dare_ties          ties of d[i] with random zeros, nothing trimmed (the same)
+    minmax_threshold   b, or x[1] where b is near its maximum          (code of arXiv 2411.00406)
+
+Everything is computed tensor by tensor; where a paper ranks or measures the whole model at
+once (the arc of slerp, the trimming of ties), this is the usual streaming reading of it.
+Tensors come and go as floats of one shape and type, and none is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+Tensors = Iterable[torch.Tensor]
+
+
+def linear(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:
+    """The weighted average; weights are divided by their sum, which must not be 0."""
+    total = math.fsum(weights)
+    return _weighted_sum(tensors, [weight / total for weight in weights])
+
+
+def slerp(first: torch.Tensor, second: torch.Tensor, t: float) -> torch.Tensor:
+    """The point a share ``t`` along the arc between two tensors, as one vector each.
+
+    The angle is that between the directions; lengths are carried along. Where there is no
+    arc (parallel, opposite or zero tensors) it is the straight line.
+    """
+    lengths = [float(torch.linalg.vector_norm(x, dtype=torch.float64)) for x in (first, second)]
+    if not all(lengths):
+        return (1 - t) * first + t * second
+    a, b = first / lengths[0], second / lengths[1]
+    apart = float(torch.linalg.vector_norm(a - b, dtype=torch.float64))
+    along = float(torch.linalg.vector_norm(a + b, dtype=torch.float64))
+    angle = 2 * math.atan2(apart, along)  # accurate for small angles, where the cosine is not
+    if math.sin(angle) < 1e-6:
+        return (1 - t) * first + t * second
+    shares = [math.sin(share * angle) / math.sin(angle) for share in (1 - t, t)]
+    return shares[0] * first + shares[1] * second
+
+
+def task_arithmetic(
+    base: torch.Tensor, tensors: Tensors, weights: Sequence[float], *, scale: float
+) -> torch.Tensor:
+    """The base plus ``scale`` times the weighted sum of task vectors."""
+    return base + scale * _weighted_sum((tensor - base for tensor in tensors), weights)
+
+
+def trimmed(vector: torch.Tensor, density: float) -> torch.Tensor:
+    """Zero all but the share ``density`` of largest magnitude (at least one; equals stay)."""
+    if density >= 1 or vector.numel() == 0:
+        return vector
+    kept = max(1, int(density * vector.numel()))
+    magnitudes = vector.abs()
+    least = magnitudes.flatten().kthvalue(vector.numel() - kept + 1).values
+    return vector.where(magnitudes >= least, 0)
+
+
+def elected_mean(vectors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
+    """Entry by entry, the weighted mean of those that have the sign of the weighted sum.
+
+    Where the sum is zero nobody is elected and the entry is zero.
+    """
+    sign = _weighted_sum(vectors, weights).sign()
+    total = torch.zeros_like(sign)
+    mass = torch.zeros_like(sign)
+    for vector, weight in zip(vectors, weights, strict=True):
+        agrees = ((vector.sign() == sign) & (sign != 0)).to(sign.dtype)
+        total += weight * vector * agrees
+        mass += weight * agrees
+    return total / mass.where(mass > 0, 1)
+
+
+def ties(
+    base: torch.Tensor, tensors: Tensors, weights: Sequence[float], *, density: float, scale: float
+) -> torch.Tensor:
+    """Trim each task vector, elect a sign for each entry, average those that agree."""
+    vectors = [trimmed(tensor - base, density) for tensor in tensors]
+    return base + scale * elected_mean(vectors, weights)
+
+
+def dropped(vector: torch.Tensor, drop: float, key: tuple[object, ...]) -> torch.Tensor:
+    """Zero entries at random with probability ``drop`` and rescale the rest by 1 / (1 - drop).
+
+    The pattern is a function of ``key`` alone, so it depends neither on the order in which
+    tensors are read nor on the files they come from.
+    """
+    if drop == 0:
+        return vector
+    digest = hashlib.sha256(repr(key).encode("utf-8")).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+    stays = torch.rand(vector.shape, generator=generator, dtype=torch.float32) >= drop
+    return vector * stays / (1 - drop)
+
+
+def dare(
+    base: torch.Tensor,
+    tensors: Tensors,
+    weights: Sequence[float],
+    *,
+    drop: float,
+    scale: float,
+    key: tuple[object, ...],
+) -> torch.Tensor:
+    """Task arithmetic of task vectors with random entries dropped and the rest rescaled."""
+    return base + scale * _weighted_sum(_sparse(base, tensors, drop, key), weights)
+
+
+def dare_ties(
+    base: torch.Tensor,
+    tensors: Tensors,
+    weights: Sequence[float],
+    *,
+    drop: float,
+    scale: float,
+    key: tuple[object, ...],
+) -> torch.Tensor:
+    """As ``dare``, but entries that disagree with the elected sign are left out of a mean."""
+    return base + scale * elected_mean(list(_sparse(base, tensors, drop, key)), weights)
+
+
+def minmax_threshold(base: torch.Tensor, expert: torch.Tensor, threshold: float) -> torch.Tensor:
+    """The expert's entry where the base's own entry is near the base's maximum, else the base's.
+
+    This is what the released code of "Mixture of Distributions" computes for MLP tensors:
+    with n = (b - min b) / (max b - min b), the base's entry where n < threshold. It mixes no
+    distributions. Bell-shaped weights have next to no entries above 0.9 of their range, so
+    the result is the base almost everywhere.
+    """
+    low, high = base.min(), base.max()
+    return base.where(base - low < threshold * (high - low), expert)
+
+
+def _weighted_sum(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:
+    """One tensor and the sum are held at a time."""
+    pairs = zip(tensors, weights, strict=True)
+    tensor, weight = next(pairs)
+    total = weight * tensor
+    for tensor, weight in pairs:
+        total.add_(tensor, alpha=weight)
+    return total
+
+
+def _sparse(
+    base: torch.Tensor, tensors: Tensors, drop: float, key: tuple[object, ...]
+) -> Iterator[torch.Tensor]:
+    for number, tensor in enumerate(tensors):
+        yield dropped(tensor - base, drop, (*key, number))

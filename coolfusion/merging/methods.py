@@ -1,0 +1,141 @@
+"""Merge methods by name: a formula, what it takes, and which values that may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from coolfusion.merging.formulas import (
+    Tensors,
+    dare,
+    dare_ties,
+    linear,
+    minmax_threshold,
+    slerp,
+    task_arithmetic,
+    ties,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a method is given of one tensor; ``tensors`` are read as they are asked for, once."""
+
+    name: str
+    tensors: Tensors
+    weights: Sequence[float]
+    parameters: Mapping[str, float]
+    seed: int
+    base: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A number that a method takes: its default, and which values it may have."""
+
+    default: float
+    allows: Callable[[float], bool]
+    wanted: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A merge method and what it takes.
+
+    ``num_models`` is None where any number will do, ``weights`` where there are none; the
+    method ``averages`` if it divides by the weights' sum, which then must not be 0.
+    """
+
+    name: str
+    merge: Callable[[Inputs], torch.Tensor]
+    needs_base: bool = False
+    num_models: int | None = None
+    weights: Parameter | None = None
+    averages: bool = False
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+
+def _of_mlp(given: Inputs) -> torch.Tensor:
+    """The released rule leaves everything but MLP tensors as the base has it."""
+    if "mlp" not in given.name or given.base is None or given.base.numel() == 0:
+        return given.base
+    (expert,) = given.tensors
+    return minmax_threshold(given.base, expert, **given.parameters)
+
+
+def _with_base(rule: Callable[..., torch.Tensor]) -> Callable[[Inputs], torch.Tensor]:
+    return lambda given: rule(given.base, given.tensors, given.weights, **given.parameters)
+
+
+def _seeded(rule: Callable[..., torch.Tensor]) -> Callable[[Inputs], torch.Tensor]:
+    return lambda given: rule(
+        given.base,
+        given.tensors,
+        given.weights,
+        **given.parameters,
+        key=(given.seed, given.name),
+    )
+
+
+_ANY = Parameter(1.0, math.isfinite, "a finite number")
+_NOT_NEGATIVE = Parameter(1.0, lambda value: 0 <= value < math.inf, "0 or above")
+_DROP = Parameter(0.5, lambda value: 0 <= value < 1, "from 0 to below 1")
+_DENSITY = Parameter(0.2, lambda value: 0 < value <= 1, "above 0 and at most 1")
+_T = Parameter(0.5, lambda value: 0 <= value <= 1, "from 0 to 1")
+_THRESHOLD = Parameter(0.9, lambda value: 0 <= value <= 1, "from 0 to 1")
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "linear",
+            lambda given: linear(given.tensors, given.weights),
+            weights=_ANY,
+            averages=True,
+        ),
+        Method(
+            "slerp",
+            lambda given: slerp(*given.tensors, **given.parameters),
+            num_models=2,
+            parameters={"t": _T},
+        ),
+        Method(
+            "task_arithmetic",
+            _with_base(task_arithmetic),
+            needs_base=True,
+            weights=_ANY,
+            parameters={"scale": _ANY},
+        ),
+        Method(
+            "ties",
+            _with_base(ties),
+            needs_base=True,
+            weights=_NOT_NEGATIVE,
+            parameters={"density": _DENSITY, "scale": _ANY},
+        ),
+        Method(
+            "dare",
+            _seeded(dare),
+            needs_base=True,
+            weights=_ANY,
+            parameters={"drop": _DROP, "scale": _ANY},
+        ),
+        Method(
+            "dare_ties",
+            _seeded(dare_ties),
+            needs_base=True,
+            weights=_NOT_NEGATIVE,
+            parameters={"drop": _DROP, "scale": _ANY},
+        ),
+        Method(
+            "minmax_threshold",
+            _of_mlp,
+            needs_base=True,
+            num_models=1,
+            parameters={"threshold": _THRESHOLD},
+        ),
+    )
+}

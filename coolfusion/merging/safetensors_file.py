@@ -1,0 +1,95 @@
+"""One safetensors file: what it holds, one tensor of it, and writing one as a stream.
+
+Reading is the library's. Writing is done here because the library wants all tensors of a file
+in memory at once; the format is eight bytes of length, a JSON header and the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from coolfusion.errors import LoadError
+from coolfusion.merging.checkpoint import DTYPES, TensorInfo
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def infos_of(path: Path) -> dict[str, TensorInfo]:
+    """What every tensor of a file is. Raises ``LoadError`` for a file that cannot be used."""
+    infos = {}
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  it is no mapping
+                part = file.get_slice(name)
+                infos[name] = TensorInfo(
+                    _known(path, name, part.get_dtype()), tuple(part.get_shape())
+                )
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return infos
+
+
+def read_tensor(path: Path, name: str) -> torch.Tensor:
+    """One tensor. Raises ``LoadError`` if it cannot be read or holds NaN or infinity."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensor = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        count = tensor.numel() - int(tensor.isfinite().sum())
+        raise LoadError(
+            f'Tensor "{name}" in "{path}" holds {count} of {tensor.numel()} values that are NaN or infinite; '
+            "they would spread through the merge. Use a checkpoint from before training broke."
+        )
+    return tensor
+
+
+def write_file(
+    path: Path, infos: Mapping[str, TensorInfo], read: Callable[[str], torch.Tensor]
+) -> None:
+    """Write a new file, holding one tensor in memory at a time.
+
+    ``read`` is called once per name and gives a tensor of the shape and type in ``infos``.
+    Widest types come first, so that every tensor starts at a multiple of its own width.
+    """
+    ordered = sorted(infos, key=lambda name: -infos[name].dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in ordered:
+        begin, end = end, end + infos[name].num_bytes
+        header[name] = {
+            "dtype": NAMES[infos[name].dtype],
+            "shape": list(infos[name].shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with path.open("xb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in ordered:
+            tensor = read(name).contiguous().reshape(-1)
+            file.write(tensor.view(torch.uint8).numpy().data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _known(path: Path, name: str, dtype: str) -> torch.dtype:
+    if dtype not in DTYPES:
+        raise LoadError(
+            f'Tensor "{name}" in "{path}" is of type {dtype}, which only quantised checkpoints use; '
+            "merging needs the numbers themselves. Use the checkpoint from before quantisation."
+        )
+    return DTYPES[dtype]
+
+
+def _unreadable(path: Path, error: Exception) -> LoadError:
+    return LoadError(
+        f'Cannot read "{path}": {error}. The file is cut short, damaged or no safetensors file; fetch it again.'
+    )

@@ -1,0 +1,78 @@
+"""Numbers that may differ from tensor to tensor: by depth, by name, or not at all."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from coolfusion.errors import UsageError
+
+# One number for all tensors; numbers spread evenly from the first layer to the last, with
+# straight lines between them; or either of these by a pattern of names, the first that matches.
+Knots = float | Sequence[float]
+Schedule = Knots | Mapping[str, Knots]
+
+_LAYER = re.compile(r"(.*?)\.(\d+)\.")
+
+
+def numbers_in(schedule: Schedule) -> Iterator[float]:
+    """Every number of a schedule. Raises ``UsageError`` for what is no schedule."""
+    parts: list[Any] = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
+    if not parts:
+        raise UsageError("A table of numbers by pattern is empty. Give it at least one pattern.")
+    for part in parts:
+        numbers = list(part) if isinstance(part, (list, tuple)) else [part]
+        if not numbers or not all(_is_number(number) for number in numbers):
+            raise UsageError(
+                f"{schedule!r} is no number for a tensor. Write a number, a list of numbers from the first layer "
+                "to the last, or a table from patterns of names to these."
+            )
+        yield from numbers
+
+
+def value_at(schedule: Schedule, name: str, depths: Mapping[str, float]) -> float:
+    """The number for a tensor. ``depths`` are those of ``depths_of``.
+
+    Raises ``UsageError`` where no pattern matches, and for a list at a tensor of no layer.
+    """
+    knots: Knots | None
+    if isinstance(schedule, Mapping):
+        knots = next((part for glob, part in schedule.items() if fnmatchcase(name, glob)), None)
+    else:
+        knots = schedule
+    if knots is None:
+        raise UsageError(
+            f'No pattern of {schedule!r} matches tensor "{name}". Add one, or "*" as the last for all the rest.'
+        )
+    if isinstance(knots, (int, float)):
+        return float(knots)
+    if name not in depths:
+        raise UsageError(
+            f'Tensor "{name}" belongs to no layer, so the list {list(knots)!r} has no number for it. '
+            'Write a table, such as {"*.layers.*" = [0, 1], "*" = 0.5}.'
+        )
+    position = depths[name] * (len(knots) - 1)
+    below = min(int(position), len(knots) - 1)
+    above = min(below + 1, len(knots) - 1)
+    return float(knots[below] + (position - below) * (knots[above] - knots[below]))
+
+
+def depths_of(names: Iterable[str]) -> dict[str, float]:
+    """How deep each tensor lies in its stack of layers, 0 for the first and 1 for the last.
+
+    A layer is the first number in a name; tensors without one are left out.
+    """
+    layers = {name: (found[1], int(found[2])) for name in names if (found := _LAYER.match(name))}
+    last: dict[str, int] = {}
+    for stack, layer in layers.values():
+        last[stack] = max(layer, last.get(stack, 0))
+    return {
+        name: layer / last[stack] if last[stack] else 0.0 for name, (stack, layer) in layers.items()
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,188 @@
+"""Checkpoints as folders of safetensors shards, opened without reading their tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+
+from coolfusion.errors import LoadError
+from coolfusion.merging.checkpoint import Description, TensorInfo, setting
+from coolfusion.merging.safetensors_file import infos_of, read_tensor
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# What a hub is asked for; pickled weights are never fetched.
+WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A folder as ``save_pretrained`` writes it; ``shards`` says which file holds a tensor."""
+
+    about: Description
+    shards: Mapping[str, Path]
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor as it is stored. Raises ``LoadError`` for NaN, infinity and damage."""
+        return read_tensor(self.shards[name], name)
+
+
+def open_stored(path: str | Path, ignore: Sequence[str] = ()) -> StoredCheckpoint:
+    """The checkpoint in a folder or of a hub id, without the tensors that ``ignore`` matches.
+
+    Only headers are read. Raises ``LoadError`` for missing or damaged files, pickled weights
+    and quantised checkpoints.
+    """
+    folder = folder_of(path)
+    config = read_json(folder / "config.json", "is no checkpoint")
+    if config.get("quantization_config"):
+        raise LoadError(
+            f'"{path}" is quantised (its config.json has a quantization_config); merging needs the numbers '
+            "themselves. Use the checkpoint from before quantisation."
+        )
+    shards, infos = _tensors(folder)
+    for name in [name for name in infos if any(fnmatchcase(name, glob) for glob in ignore)]:
+        del infos[name], shards[name]
+    tokenizer = folder / "tokenizer.json"
+    files = [folder / "config.json", *dict.fromkeys(shards.values())]
+    about = Description(
+        label=str(path),
+        config=config,
+        infos=infos,
+        tied=None,
+        vocabulary=_vocabulary(tokenizer) if tokenizer.exists() else {},
+        tokenizer_folder=folder,
+        files=(*files, *([tokenizer] if tokenizer.exists() else [])),
+    )
+    return _without_tied_head(StoredCheckpoint(about, shards))
+
+
+def folder_of(path: str | Path) -> Path:
+    """The local folder of a path or hub id. Raises ``LoadError`` where there is none."""
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise LoadError(f'"{path}" is a file. Give the folder that holds the checkpoint.')
+    if str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+        raise LoadError(
+            f'There is no folder "{path}". Give a folder with a checkpoint in it, or a hub id like "org/name".'
+        )
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=list(WANTED)))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LoadError(
+            f'There is no folder "{path}", and the hub does not give it: {reason} Check the name.'
+        ) from error
+
+
+def read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    """A JSON object. Raises ``LoadError`` saying that without it the folder ``otherwise``."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(
+            f'"{path.parent}" {otherwise}: there is no {path.name} in it. Check that the folder is right and complete.'
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LoadError(f'Cannot read "{path}": {error}. Fetch the file again.') from error
+    if not isinstance(value, dict):
+        raise LoadError(f'"{path}" holds no JSON object. Fetch the file again.')
+    return value
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise ``LoadError`` if a folder's weights are pickled."""
+    pickled = [file for glob in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(glob))]
+    if pickled:
+        raise LoadError(
+            f'"{folder}" has its weights in {pickled[0].name}, a pickle, which can run any code when it is opened. '
+            "Convert it to safetensors (save_pretrained does) where you trust it."
+        )
+
+
+def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
+    if (folder / SINGLE).exists():
+        infos = infos_of(folder / SINGLE)
+        return dict.fromkeys(infos, folder / SINGLE), infos
+    if not (folder / INDEX).exists():
+        refuse_pickles(folder)
+        raise LoadError(
+            f'"{folder}" holds no weights: there is neither {SINGLE} nor {INDEX} in it. '
+            "Check that the folder is right and complete."
+        )
+    weight_map = read_json(folder / INDEX, "holds no weights").get("weight_map")
+    if not isinstance(weight_map, dict) or not all(map(_is_plain, weight_map.values())):
+        raise LoadError(f'"{folder / INDEX}" has no usable weight_map. Fetch the file again.')
+    shards = {name: folder / file for name, file in weight_map.items()}
+    found: dict[str, dict[str, TensorInfo]] = {}
+    for name, path in shards.items():
+        if not path.exists():
+            raise LoadError(
+                f'Shard "{path.name}" is missing from "{folder}"; tensor "{name}" should be in it. Fetch it again.'
+            )
+        if path.name not in found:
+            found[path.name] = infos_of(path)
+        if name not in found[path.name]:
+            raise LoadError(
+                f'Tensor "{name}" is not in "{path}", where the index says it is. The index and the shards '
+                "are of different checkpoints; fetch them again."
+            )
+    return shards, {name: found[path.name][name] for name, path in shards.items()}
+
+
+def _is_plain(file: object) -> bool:
+    return isinstance(file, str) and Path(file).name == file
+
+
+def _without_tied_head(checkpoint: StoredCheckpoint) -> StoredCheckpoint:
+    """Find out whether the output head is the embedding, and drop a second copy of it.
+
+    As transformers does, two matrices that differ are taken for untied whatever the
+    configuration says. The head sits on the model, the embedding deeper inside.
+    """
+    about = checkpoint.about
+    if setting(about.config, "tie_word_embeddings") is False:
+        return checkpoint
+    size = setting(about.config, "vocab_size")
+    matrices = [
+        name
+        for name, info in about.infos.items()
+        if len(info.shape) == 2 and info.shape[0] == size and info.dtype.is_floating_point
+    ]
+    if not 1 <= len(matrices) <= 2:
+        return checkpoint
+    head, embedding = (
+        (None, matrices[0]) if len(matrices) == 1 else sorted(matrices, key=lambda n: n.count("."))
+    )
+    infos = dict(about.infos)
+    if head is not None:
+        same_kind = infos[head] == infos[embedding]
+        if not same_kind or not torch.equal(checkpoint.read(head), checkpoint.read(embedding)):
+            return checkpoint
+        del infos[head]
+    return replace(checkpoint, about=replace(about, infos=infos, tied=embedding))
+
+
+def _vocabulary(path: Path) -> dict[int, str]:
+    """Tokens by id, those added later included."""
+    data = read_json(path, "has no tokenizer")
+    try:
+        pieces = data["model"]["vocab"]
+        if isinstance(pieces, dict):
+            tokens = {int(number): piece for piece, number in pieces.items()}
+        else:
+            tokens = {number: piece for number, (piece, _) in enumerate(pieces)}
+        return tokens | {int(t["id"]): t["content"] for t in data.get("added_tokens") or ()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadError(
+            f'"{path}" lists no vocabulary as the tokenizers library writes it ({error!r}). Fetch it again.'
+        ) from error

@@ -1,0 +1,45 @@
+"""Model Swarms: particle swarm search between experts of one architecture (arXiv 2410.11163).
+
+    from coolfusion.swarm import Experts, FunctionMeasure, Utility, swarm
+    swarm(Experts(("A", "B")), Utility((FunctionMeasure("package.module:function"),)), "output")
+
+``coolfusion swarm`` is the same from the command line.
+"""
+
+from __future__ import annotations
+
+from coolfusion.swarm.experts import Experts
+from coolfusion.swarm.log import Evaluation
+from coolfusion.swarm.measures import (
+    Answering,
+    FunctionMeasure,
+    HarnessMeasure,
+    Measure,
+    TaskMeasure,
+)
+from coolfusion.swarm.particle import BrokenParticleError, Loading, Particle
+from coolfusion.swarm.plan import Plan
+from coolfusion.swarm.result import Iteration, Progress, Result, Trial
+from coolfusion.swarm.searching import swarm
+from coolfusion.swarm.utility import Utility, harmonic_mean
+
+__all__ = [
+    "Answering",
+    "BrokenParticleError",
+    "Evaluation",
+    "Experts",
+    "FunctionMeasure",
+    "HarnessMeasure",
+    "Iteration",
+    "Loading",
+    "Measure",
+    "Particle",
+    "Plan",
+    "Progress",
+    "Result",
+    "TaskMeasure",
+    "Trial",
+    "Utility",
+    "harmonic_mean",
+    "swarm",
+]

@@ -1,0 +1,77 @@
+"""The experts a search starts from, and any point between them as a checkpoint.
+
+Particles start as experts and as sums of them, and the update adds positions and velocities
+with one number each. So every position is x = sum_i c[i] x[i] over the experts x[i], with shares
+c[i] that sum to 1, whatever the size of the model; what the search moves about are the shares.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coolfusion.errors import UsageError
+from coolfusion.merging.checkpoint import Checkpoint
+from coolfusion.merging.merged import MergedCheckpoint, Settings, open_recipe
+from coolfusion.merging.recipe import Adapter, Merge, MergeRecipe, Node
+from coolfusion.search import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Checkpoints or LoRA adapters of one architecture, as merging names them.
+
+    ``dtype`` and ``ignore`` are those of a ``MergeRecipe``. Adapters stand for their checkpoint
+    with their change added, so shares are taken of the changes (B A), not of B and A. Raises
+    ``UsageError`` for fewer than two experts.
+    """
+
+    models: tuple[Node, ...]
+    dtype: str | None = None
+    ignore: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.models) < 2:
+            raise UsageError(
+                f"A search between experts was given {len(self.models)}. Give at least 2; there is nothing between fewer."
+            )
+        self.recipe((1.0,) * len(self.models))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A short name for each: the end of its path, or all of it where ends are equal."""
+        whole = [_path(model, number) for number, model in enumerate(self.models, 1)]
+        ends = [Path(path).name for path in whole]
+        count = Counter(ends)
+        return tuple(
+            end if count[end] == 1 else path for end, path in zip(ends, whole, strict=True)
+        )
+
+    def recipe(self, shares: Point) -> MergeRecipe:
+        """The merge that is the point of these shares (experts,)."""
+        return MergeRecipe(Merge("linear", self.models, weights=shares), self.dtype, self.ignore)
+
+    def open(self) -> MergedCheckpoint:
+        """The experts, checked against each other as far as headers tell.
+
+        Raises ``LoadError`` for experts that cannot be opened and ``UsageError`` for those
+        that do not fit together.
+        """
+        return open_recipe(self.recipe((1.0,) * len(self.models)))
+
+
+def at(opened: MergedCheckpoint, shares: Point) -> Checkpoint:
+    """The point of these shares, of experts that are open already."""
+    settings = Settings(shares, {})
+    return replace(
+        opened,
+        merge=replace(opened.merge, weights=shares),
+        settings=dict.fromkeys(opened.settings, settings),
+    )
+
+
+def _path(model: Node, number: int) -> str:
+    if isinstance(model, Merge):
+        return f"expert {number}"
+    return str(model.path if isinstance(model, Adapter) else model)

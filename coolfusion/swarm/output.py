@@ -1,0 +1,71 @@
+"""The folder of a search: what may be in it, what is kept in it, and where particles are written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+
+from coolfusion.errors import CoolfusionError, UsageError
+from coolfusion.merging.folder import check_room
+
+LOG = "evaluations.jsonl"
+BEST = "best"
+
+
+def check_output(target: Path) -> None:
+    """Raise ``UsageError`` if a search may not or cannot keep its results at ``target``."""
+    if not target.parent.is_dir():
+        raise UsageError(
+            f'Cannot write "{target}": there is no folder "{target.parent}". Make it first.'
+        )
+    if target.exists() and not target.is_dir():
+        raise UsageError(f'Cannot write "{target}": it is a file. Give a new folder.')
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise UsageError(f'Cannot write "{target}": permission is denied.')
+    if target.exists() and any(target.iterdir()) and not (target / LOG).exists():
+        raise UsageError(
+            f'"{target}" is not empty and no search wrote it (there is no {LOG} in it). Choose another folder.'
+        )
+
+
+def scratch_folder(target: Path, scratch: str | Path | None) -> Path:
+    """Where the search of ``target`` writes particles: in it, or in a folder of its own in ``scratch``.
+
+    Raises ``UsageError`` if there is no folder ``scratch``.
+    """
+    if scratch is None:
+        return target / "particles"
+    if not Path(scratch).is_dir():
+        raise UsageError(f'There is no folder "{scratch}" for particles. Make it first.')
+    mark = blake2b(str(target).encode(), digest_size=6).hexdigest()
+    return Path(os.path.abspath(scratch)) / f"particles-{mark}"
+
+
+def check_space(target: Path, particles: Path, num_bytes: int, num_particles: int) -> None:
+    """Raise ``UsageError`` if there is no room for a result and ``num_particles`` at a time."""
+    if particles.parent == target:
+        check_room(target, num_bytes * (num_particles + 1))
+    else:
+        check_room(target, num_bytes)
+        check_room(particles, num_bytes * num_particles)
+
+
+@contextmanager
+def emptied(particles: Path) -> Iterator[Path]:
+    """A new folder, removed in the end; what a killed search left in its place is removed first."""
+    shutil.rmtree(particles, ignore_errors=True)
+    try:
+        particles.mkdir()
+    except OSError as error:
+        raise CoolfusionError(
+            f'Particles cannot be written to "{particles}": {error.strerror}. Make room, or name another folder '
+            "for scratch."
+        ) from error
+    try:
+        yield particles
+    finally:
+        shutil.rmtree(particles, ignore_errors=True)

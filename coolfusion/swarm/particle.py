@@ -1,0 +1,99 @@
+"""One particle as an ordinary checkpoint in a scratch folder, for as long as it is evaluated."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from coolfusion.errors import CoolfusionError, UsageError
+from coolfusion.fusion import FusionModel
+from coolfusion.merging.build import BESIDE, stored, write_json
+from coolfusion.merging.checkpoint import Checkpoint
+from coolfusion.merging.safetensors_file import write_file
+from coolfusion.merging.stored import SINGLE
+
+
+class BrokenParticleError(CoolfusionError):
+    """This particle is no working model: its utility is minus infinity, and the search goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How particles are loaded: ``dtype`` (none: float32 on a CPU, else the checkpoint's own)
+    and options of ``FusionModel.from_pretrained``."""
+
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    lossy_ok: bool = False
+
+
+@final
+class Particle:
+    """A checkpoint in ``folder`` for a ``device``, loaded when the first measure needs it."""
+
+    def __init__(self, folder: Path, device: str | None, loading: Loading) -> None:
+        self.folder = folder
+        self.device = device
+        self._loading = loading
+        self._model: FusionModel | None = None
+
+    @property
+    def model(self) -> FusionModel:
+        """The particle as the only source of a fusion, loaded at most once."""
+        if self._model is None:
+            self._model = FusionModel.from_pretrained(
+                [self.folder],
+                names=["particle"],
+                speculation=False,
+                device=self.device,
+                dtype=self._loading.dtype,
+                trust_remote_code=self._loading.trust_remote_code,
+                lossy_ok=self._loading.lossy_ok,
+            )
+        return self._model
+
+
+@contextmanager
+def written(checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
+    """The checkpoint in a new folder inside ``scratch``, removed in the end.
+
+    A tensor at a time is in memory. Raises ``LoadError`` for experts that cannot be read,
+    ``BrokenParticleError`` for numbers too large for their type, and ``CoolfusionError`` where
+    nothing can be written.
+    """
+    folder = scratch / secrets.token_hex(6)
+    try:
+        try:
+            folder.mkdir()
+            _write(checkpoint, folder)
+        except OSError as error:
+            raise CoolfusionError(
+                f'A particle cannot be written to "{folder}": {error.strerror or error}. Finished evaluations are '
+                "kept; make room, or name another folder for scratch, and run again."
+            ) from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(checkpoint: Checkpoint, folder: Path) -> None:
+    infos = checkpoint.about.infos
+
+    def read(name: str) -> Any:
+        tensor = checkpoint.read(name)
+        try:
+            return stored(name, tensor, infos[name])
+        except UsageError as error:
+            raise BrokenParticleError(str(error)) from error
+
+    write_file(folder / SINGLE, infos, read)
+    for glob in BESIDE:
+        for file in sorted(checkpoint.about.tokenizer_folder.glob(glob)):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+    write_json(folder / "config.json", checkpoint.about.config)

@@ -1,0 +1,77 @@
+"""How a search is run: how many particles, what moves them, when it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+from coolfusion.errors import UsageError
+from coolfusion.search import (
+    PUBLISHED_GRID,
+    Coefficients,
+    Enumeration,
+    Floats,
+    Grid,
+    Limits,
+    ParticleSwarm,
+    Point,
+    corners,
+    crossover,
+    random_search,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings of a search, which may be changed between resumed runs.
+
+    ``num_particles``: N; ``reach``: of the crossover. ``trials``: how many settings of
+    ``coefficients`` are tried, each by a search of its own: with 1 those that are given, with
+    more as many random points of ``grid``, whose names are those of ``Coefficients``. All
+    trials start at the same positions. Raises ``UsageError`` for settings that make no search.
+    """
+
+    num_particles: int = 20
+    reach: float = 1.0
+    coefficients: Coefficients = field(default_factory=Coefficients)
+    limits: Limits = field(default_factory=Limits)
+    trials: int = 1
+    grid: Grid = PUBLISHED_GRID
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        known = [each.name for each in fields(Coefficients)]
+        unknown = next((name for name in self.grid.axes if name not in known), None)
+        if unknown is not None:
+            raise UsageError(f"The grid names {unknown}; it may name {', '.join(known)}.")
+        for point in self.outer().points:
+            self.setting(point)
+
+    def outer(self) -> Enumeration:
+        """The search over settings: its points are of ``grid``, a single empty one for 1 trial."""
+        if self.trials == 1:
+            return Enumeration(((),))
+        return random_search(self.grid, self.trials, seed=self.seed)
+
+    def setting(self, point: Point) -> Coefficients:
+        """The coefficients of a point of ``outer``."""
+        if not point:
+            return self.coefficients
+        return replace(self.coefficients, **self.grid.named(point))
+
+    def start(self, num_experts: int) -> Floats:
+        """The first positions (N, experts): the experts themselves, then their crossovers."""
+        return crossover(corners(num_experts), self.num_particles, seed=self.seed, reach=self.reach)
+
+    def swarm(self, trial: int, coefficients: Coefficients, num_experts: int) -> ParticleSwarm:
+        """The search of a trial, from 0."""
+        return ParticleSwarm.start(
+            self.start(num_experts),
+            seed=(self.seed, trial),
+            coefficients=coefficients,
+            limits=self.limits,
+        )
+
+    @property
+    def most_evaluations(self) -> int:
+        """How many there are if no patience runs out."""
+        return self.num_particles * (self.trials * self.limits.max_iterations + 1)

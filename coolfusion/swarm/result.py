@@ -1,0 +1,78 @@
+"""What a search says of itself, on the way and in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coolfusion.search import Coefficients, Evaluated
+from coolfusion.swarm.log import Evaluation
+from coolfusion.swarm.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search has come; ``done`` of at most ``total`` evaluations, ``num_new`` in this run.
+
+    ``iteration`` is that of ``trial``, both from 0; ``best`` is the best utility so far, over all trials.
+    """
+
+    trial: int
+    iteration: int
+    done: int
+    total: int
+    num_new: int
+    best: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """The utilities (N,) of an iteration, the best so far, and how many particles started again."""
+
+    utilities: tuple[float, ...]
+    best: float
+    num_restarted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One search: its coefficients, its iterations (the first is where it starts), and why it ended."""
+
+    coefficients: Coefficients
+    iterations: tuple[Iteration, ...]
+    best: Evaluated
+    ended: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of it.
+
+    ``checkpoint`` is the folder of ``best``, whose point has one share for each of ``experts``;
+    ``alone`` are the evaluations of the experts themselves, (experts,). ``num_evaluations``
+    different points were evaluated, ``num_new`` of them in this run, in ``seconds`` all
+    together. ``measures`` names the parts of a utility.
+    """
+
+    checkpoint: Path
+    experts: tuple[str, ...]
+    measures: tuple[str, ...]
+    best: Evaluation
+    alone: tuple[Evaluation, ...]
+    trials: tuple[Trial, ...]
+    plan: Plan
+    num_evaluations: int
+    num_failed: int
+    num_new: int
+    seconds: float
+
+    @property
+    def winner(self) -> Trial:
+        """The trial that found the best point."""
+        return max(self.trials, key=lambda trial: trial.best.utility)
+
+    @property
+    def best_expert(self) -> int:
+        """Which expert is best alone, the earliest of equals."""
+        utilities = [each.utility for each in self.alone]
+        return utilities.index(max(utilities))

@@ -1,0 +1,177 @@
+"""How likely a fusion finds a reference, without decoding anything.
+
+Each source scores each segment of the reference, once. With ``L[s, k]`` (nats) of segment
+``s`` under source ``k`` after its own prompt and the segments before, and weights ``w[k]``:
+
+    log p(reference) = sum_s log sum_k w[k] exp(L[s, k])
+
+the sources' mixture over segments, whose cost the reranker ``mixture`` computes. It is concave
+in the weights and has its best value between the sources where they know different things.
+(The weighted mean of whole log-likelihoods is linear in them: its best value is always one
+source alone, whatever the others know, so there would be nothing to tune.) A source alone is
+the mixture of one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coolfusion.alignment import ratified_cuts
+from coolfusion.asking import together
+from coolfusion.backend import GREEDY
+from coolfusion.boundaries import Boundary
+from coolfusion.canonical import Canonical, extend
+from coolfusion.errors import PromptError, SourceError
+from coolfusion.evaluation.likelihood import mixture, source_weights
+from coolfusion.evaluation.metrics import Metric
+from coolfusion.evaluation.records import Outcome, Record
+from coolfusion.evaluation.systems import PromptOf, System
+from coolfusion.evaluation.tasks import Row
+from coolfusion.recall import Recall
+from coolfusion.recipe import Recipe
+from coolfusion.rounds import hold
+from coolfusion.scoring import ScoreRequest, score
+from coolfusion.sources import Source
+from coolfusion.tuning.objectives import (
+    Contender,
+    Measured,
+    RowsDone,
+    answer_rows,
+    judged,
+    recipe_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Judges how likely contenders find the references: bits per UTF-8 byte, lower is better.
+
+    ``base`` is the recipe by whose boundary sources alone are scored. ``tried`` gathers what
+    was asked in this process, so that a row that fails is not asked again for every contender.
+    """
+
+    sources: tuple[Source, ...]
+    base: Recipe
+    metrics: Mapping[str | int, Metric]
+    prompt_of: PromptOf
+    record: Record
+    tried: set[tuple[str, str | int]] = field(default_factory=set)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Fewer bits are better."""
+        return False
+
+    def measure(self, contender: Contender, rows: Sequence[Row], progress: RowsDone) -> Measured:
+        """Let every source score what it has not scored yet, and combine the scores."""
+        alone = contender.config is None
+        recipe = (
+            self.base if contender.config is None else recipe_of(contender.config, self.sources)
+        )
+        judges = [s for s in self.sources if not alone or s.name == contender.name]
+        for number, source in enumerate(judges):
+            self._score(source, recipe.boundary, rows, _Shifted(progress, number, len(judges)))
+        outcomes = {
+            (contender.system, row.id): self._combined(contender.system, row, judges, recipe)
+            for row in rows
+        }
+        return judged(contender.system, rows, self.metrics, outcomes)
+
+    def _score(
+        self, source: Source, boundary: Boundary, rows: Sequence[Row], progress: RowsDone
+    ) -> None:
+        system = System(
+            _scored_by(source, boundary),
+            lambda some, _: self._scored(source, boundary, some),
+            scores_references=True,
+        )
+        todo = [row for row in rows if (system.name, row.id) not in self.tried]
+        if not todo:
+            return progress(len(rows), len(rows))
+        self.tried.update((system.name, row.id) for row in todo)
+        answer_rows(system, todo, self.record, progress)
+
+    def _scored(self, source: Source, boundary: Boundary, rows: Sequence[Row]) -> Iterator[Outcome]:
+        """The log-likelihood of every segment of every reference under one source."""
+        system, recall = _scored_by(source, boundary), Recall(source.backend)
+        for row in rows:
+            begun = time.perf_counter()
+            digest = row.digest(with_references=True)
+            try:
+                prompt = source.tokenizer.encode_prompt(self.prompt_of(row))
+                requests = self._requests(source, prompt, row, boundary)
+            except PromptError as error:
+                yield Outcome(system, row.id, digest, error=str(error))
+                continue
+            scores = hold(together([score(0, source, each) for each in requests]), [recall])
+            good = [each for each in scores if not isinstance(each, SourceError)]
+            if len(good) < len(scores):
+                failed = next(each for each in scores if isinstance(each, SourceError))
+                yield Outcome(system, row.id, digest, error=str(failed))
+                continue
+            yield Outcome(
+                system,
+                row.id,
+                digest,
+                log_likelihoods=tuple(each.log_likelihoods[0] for each in good),
+                num_forwarded={source.name: sum(each.usage.num_forwarded for each in good)},
+                seconds=time.perf_counter() - begun,
+            )
+
+    def _requests(
+        self, source: Source, prompt: tuple[int, ...], row: Row, boundary: Boundary
+    ) -> list[ScoreRequest]:
+        """One request per segment, each after what stands before it; a reference is one lane."""
+        requests = []
+        for lane, reference in enumerate(row.references):
+            before = Canonical()
+            for segment in self._segments(reference, boundary):
+                requests.append(ScoreRequest(prompt, before, (segment,), (False,), GREEDY, lane))
+                before = extend(before, segment, source.tokenizer)
+        return requests
+
+    def _segments(self, reference: str, boundary: Boundary) -> list[str]:
+        """The reference, cut where a fusion could have cut it."""
+        tokenizers = [source.tokenizer for source in self.sources]
+        edges = [0, *ratified_cuts(reference, boundary, tokenizers), len(reference)]
+        return [reference[a:b] for a, b in itertools.pairwise(edges)]
+
+    def _combined(self, system: str, row: Row, judges: Sequence[Source], recipe: Recipe) -> Outcome:
+        """The log-likelihood of each reference under the mixture of ``judges``."""
+        digest = row.digest(with_references=True)
+        kept = [
+            self.record.outcomes[_scored_by(source, recipe.boundary), row.id] for source in judges
+        ]
+        error = next((outcome.error for outcome in kept if outcome.error is not None), None)
+        if error is not None:
+            return Outcome(system, row.id, digest, error=error)
+        weights = source_weights([source.name for source in judges], recipe.weights)
+        table = np.array([outcome.log_likelihoods for outcome in kept], dtype=np.float64).T
+        found, start = [], 0
+        for reference in row.references:
+            end = start + len(self._segments(reference, recipe.boundary))
+            found.append(float(mixture(table[start:end], weights).sum()))
+            start = end
+        spent = {name: n for outcome in kept for name, n in outcome.num_forwarded.items()}
+        return Outcome(system, row.id, digest, log_likelihoods=tuple(found), num_forwarded=spent)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shifted:
+    """The progress of one source as part of the progress of several."""
+
+    progress: RowsDone
+    number: int
+    count: int
+
+    def __call__(self, done: int, total: int) -> None:
+        self.progress(self.number * total + done, self.count * total)
+
+
+def _scored_by(source: Source, boundary: Boundary) -> str:
+    return f"{source.name} by {boundary.name}"

@@ -1,0 +1,190 @@
+"""A run of tuning: settings are measured on the tuning rows and ranked; the best meet new rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coolfusion.errors import CoolfusionError
+from coolfusion.fusion_config import FusionConfig
+from coolfusion.search import Point, run
+from coolfusion.tuning.objectives import Contender, Measured, Objective, RowsDone
+from coolfusion.tuning.plan import TuningPlan
+from coolfusion.tuning.proposals import Proposals
+from coolfusion.tuning.report import UNTUNED, Entry, Trial, TuningReport, split_results
+from coolfusion.tuning.space import label
+from coolfusion.tuning.splits import Split
+
+
+@dataclass(frozen=True, slots=True)
+class TuningProgress:
+    """How far tuning has come: ``what`` is under way, and ``done`` of ``num_rows`` of its rows.
+
+    ``trial`` counts those begun, of at most ``num_trials``; ``best_score`` (None: none yet) and
+    ``best`` say which setting leads on the tuning rows.
+    """
+
+    what: str
+    done: int
+    num_rows: int
+    trial: int
+    num_trials: int
+    best_score: float | None
+    best: str
+
+
+@dataclass(slots=True)
+class TuningRun:
+    """One call of ``tune``: what has been measured so far, and what leads.
+
+    ``search`` comes first, then ``report``. ``sources`` are names; ``measured`` is by system
+    and over the tuning rows, of which ``usable`` (rows,) says which count.
+    """
+
+    objective: Objective
+    split: Split
+    proposals: Proposals
+    sources: list[str]
+    base: FusionConfig
+    progress: Callable[[TuningProgress], None]
+    measured: dict[str, Measured] = field(default_factory=dict)
+    usable: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    trials: list[Trial] = field(default_factory=list)
+    leader: Trial | None = None
+
+    def search(self) -> None:
+        """Measure what is to be beaten, then every proposed setting, on the tuning rows."""
+        self._baselines()
+        # A value as the search wants it: higher is better, minus infinity for what is ruled out.
+        run(self.proposals.search, lambda points: [self._utility(point) for point in points])
+
+    def report(self, task: str, metric: str, plan: TuningPlan) -> TuningReport:
+        """Measure the best on the held-out rows too, and put everything side by side."""
+        ranked = self._ranked()
+        top = [trial for trial in ranked if trial.number][: plan.num_shown]
+        chosen = ranked[0]
+        contenders = [*self._alone(), Contender(UNTUNED, self.base)]
+        contenders += [_contender(trial) for trial in top]
+        best_source = self._best_source()
+        shown = {each.name: each for each in contenders}
+        on_tuning, num_tuning = split_results(
+            self.split.tuning,
+            {name: self.measured[each.system] for name, each in shown.items()},
+            best_source,
+            plan.seed,
+        )
+        unseen = {
+            name: self.objective.measure(each, self.split.held_out, self._rows_done(name))
+            for name, each in shown.items()
+        }
+        on_held_out, num_held_out = split_results(
+            self.split.held_out, unseen, best_source, plan.seed
+        )
+        numbers = {_contender(trial).name: trial.number for trial in top}
+        return TuningReport(
+            task=task,
+            metric=metric,
+            higher_is_better=self.objective.higher_is_better,
+            search=plan.search,
+            seed=plan.seed,
+            tuning_rows=tuple(row.id for row in self.split.tuning),
+            held_out_rows=tuple(row.id for row in self.split.held_out),
+            num_used=(num_tuning, num_held_out),
+            best_source=best_source,
+            chosen=_contender(chosen).name,
+            entries=tuple(
+                Entry(
+                    name,
+                    each.config,
+                    numbers.get(name),
+                    on_tuning[name],
+                    on_held_out[name] if self.split.held_out else None,
+                )
+                for name, each in shown.items()
+            ),
+            trials=tuple(self.trials[1:]),
+            failures=self._failures(unseen),
+        )
+
+    def _baselines(self) -> None:
+        """Each source alone and the untuned fusion, which is trial 0 and may win."""
+        for contender in [*self._alone(), Contender(UNTUNED, self.base)]:
+            self._measure(contender)
+        table = np.array([each.values for each in self.measured.values()])
+        self.usable = np.isfinite(table.sum(axis=0))
+        if not self.usable.any():
+            raise CoolfusionError(
+                "No row of the tuning split has a value for every source and the untuned fusion, so "
+                f"nothing can be compared. {self._failures({})[0]}"
+            )
+        self._enter(0, self.base)
+
+    def _utility(self, point: Point) -> float:
+        config = self.proposals.setting_at(point)
+        number = len(self.trials)
+        contender = Contender(f"trial {number}", config)
+        if contender.system not in self.measured:
+            self._measure(contender)
+        score = self._enter(number, config).score
+        if score is None:
+            return -math.inf
+        return score if self.objective.higher_is_better else -score
+
+    def _enter(self, number: int, config: FusionConfig) -> Trial:
+        score, num_forwarded = self.measured[Contender("", config).system].over(self.usable)
+        trial = Trial(number, config, None if math.isnan(score) else score, num_forwarded)
+        self.trials.append(trial)
+        self.leader = self._ranked()[0]
+        self._show(f"trial {number}" if number else UNTUNED, 1, 1)
+        return trial
+
+    def _measure(self, contender: Contender) -> None:
+        self.measured[contender.system] = self.objective.measure(
+            contender, self.split.tuning, self._rows_done(contender.name)
+        )
+
+    def _alone(self) -> list[Contender]:
+        return [Contender(name) for name in self.sources]
+
+    def _best_source(self) -> str:
+        sign = 1 if self.objective.higher_is_better else -1
+        return max(self.sources, key=lambda name: sign * self.measured[name].over(self.usable)[0])
+
+    def _ranked(self) -> list[Trial]:
+        """Distinct settings that have a score, the best first; the untuned one always has one."""
+        sign = -1 if self.objective.higher_is_better else 1
+        distinct = {label(trial.config): trial for trial in reversed(self.trials)}
+        scored = [(trial.score, trial) for trial in distinct.values() if trial.score is not None]
+        scored.sort(key=lambda pair: (sign * pair[0], pair[1].num_forwarded, pair[1].number))
+        return [trial for _, trial in scored]
+
+    def _failures(self, unseen: Mapping[str, Measured]) -> tuple[str, ...]:
+        every = [*self.measured.values(), *unseen.values()]
+        return tuple(dict.fromkeys(text for each in every for text in each.failures))
+
+    def _rows_done(self, what: str) -> RowsDone:
+        return lambda done, num_rows: self._show(what, done, num_rows)
+
+    def _show(self, what: str, done: int, num_rows: int) -> None:
+        leader = self.leader
+        self.progress(
+            TuningProgress(
+                what,
+                done,
+                num_rows,
+                max(0, len(self.trials) - 1),
+                self.proposals.num_trials,
+                None if leader is None else leader.score,
+                ""
+                if leader is None
+                else f"{_contender(leader).name} {label(leader.config)}".strip(),
+            )
+        )
+
+
+def _contender(trial: Trial) -> Contender:
+    return Contender(f"trial {trial.number}" if trial.number else UNTUNED, trial.config)

@@ -1,0 +1,77 @@
+"""Tuning: the best setting of a fusion for a task, chosen on some of its rows, shown on others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from coolfusion.decoder import DEFAULT_SPECULATION
+from coolfusion.evaluation.records import Record
+from coolfusion.evaluation.systems import PromptOf
+from coolfusion.evaluation.tasks import Row, Task
+from coolfusion.fusion_config import FusionConfig
+from coolfusion.recipe import Request
+from coolfusion.sources import Source
+from coolfusion.speculation import Speculation
+from coolfusion.tokenizer import Prompt
+from coolfusion.tuning.objectives import Answers, Objective, recipe_of
+from coolfusion.tuning.plan import TuningPlan
+from coolfusion.tuning.references import References
+from coolfusion.tuning.report import TuningReport
+from coolfusion.tuning.running import TuningProgress, TuningRun
+
+
+def tune(
+    sources: Sequence[Source],
+    task: Task,
+    plan: TuningPlan | None = None,
+    *,
+    base: FusionConfig | None = None,
+    request: Request | None = None,
+    record: Record | None = None,
+    prompt_of: PromptOf | None = None,
+    batch_size: int = 32,
+    speculation: Speculation | None = DEFAULT_SPECULATION,
+    progress: Callable[[TuningProgress], None] | None = None,
+) -> TuningReport:
+    """Search for the setting of a fusion of ``sources`` that is best on a part of ``task``.
+
+    ``base`` is the untuned setting that all others start from; it takes part, and is chosen
+    where no trial is better. Equal means are decided by tokens computed, then by the earlier
+    trial. ``record`` keeps what was answered and is asked first, so that the same call goes on
+    where an earlier one was stopped. Raises ``UsageError`` for what cannot be done as asked, and
+    ``CoolfusionError`` where no row has a value; a row without one costs only that row.
+    """
+    plan, base = plan or TuningPlan(), base or FusionConfig()
+    names = [source.name for source in sources]
+    prepared = plan.prepare(task, names, base)
+    prompt_of = prompt_of or _as_it_stands
+    record = record if record is not None else Record()
+    objective: Objective
+    if prepared.of_references:
+        objective = References(
+            tuple(sources), recipe_of(base, sources), prepared.metrics, prompt_of, record
+        )
+    else:
+        objective = Answers(
+            tuple(sources),
+            prepared.metrics,
+            request or Request(),
+            prompt_of,
+            record,
+            batch_size,
+            speculation,
+        )
+    tuning = TuningRun(
+        objective, prepared.split, prepared.proposals, names, base, progress or _silent
+    )
+    tuning.search()
+    metric = ", ".join(sorted({each.name for each in prepared.metrics.values()}))
+    return tuning.report(task.name, metric, plan)
+
+
+def _as_it_stands(row: Row) -> Prompt:
+    return row.prompt
+
+
+def _silent(_: TuningProgress) -> None:
+    """Show nothing."""
