@@ -48,6 +48,12 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--explain", action="store_true", help="say on stderr who won each step and why"
     )
+    output.add_argument(
+        "--n-best",
+        type=int,
+        metavar="N",
+        help="search with a beam of N and print the N best responses, one a line as JSON",
+    )
     output.add_argument("--trace", metavar="FILE", help="record every step as JSON lines")
     output.add_argument("--input", metavar="FILE", help="JSON lines with a prompt or messages each")
     output.add_argument("--output", metavar="FILE", help="where rows go; finished rows are skipped")
@@ -68,6 +74,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate and return the exit code."""
+    from coolfusion.beam import BeamSearch
+
     _check(arguments)
     request = options.request_of(arguments)
     if arguments.input is not None:
@@ -79,6 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
         options.check_writable(arguments.trace)
     fusion = options.load_fusion(arguments)
     prompt = prompt_of(arguments, fusion, text)
+    if arguments.n_best is not None:
+        for ranked in BeamSearch(fusion.decoder, arguments.n_best).generate(prompt, request):
+            record = {**result_dict(ranked.generation), "cost": ranked.cost}
+            print(json.dumps(record, ensure_ascii=False))
+        return 0
     state = fusion.decoder.start(prompt, request)
     # Only now that nothing can be refused any more may an old trace be replaced.
     with open(arguments.trace, "w", encoding="utf-8") if arguments.trace else nullcontext() as file:
@@ -96,6 +109,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--output holds the rows of --input. For one prompt, redirect standard output."
         )
+    for option in ("trace", "explain", "input"):
+        if arguments.n_best is not None and getattr(arguments, option):
+            raise UsageError(
+                f"--{option} follows one way of decoding, and --n-best several. Leave one out."
+            )
     for option in ("trace", "explain"):
         if arguments.input is not None and getattr(arguments, option):
             raise UsageError(

@@ -102,6 +102,21 @@ def test_json_holds_the_whole_outcome(run: Run) -> None:
     assert set(record["wins"]) == set(record["sources"])
 
 
+def test_the_n_best_come_one_a_line_cheapest_first(run: Run) -> None:
+    done = run("generate", QUESTION, "--n-best", 3, *SHORT)
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert 1 <= len(found) <= 3
+    assert len({record["text"] for record in found}) == len(found)
+    assert [record["cost"] for record in found] == sorted(record["cost"] for record in found)
+
+
+@pytest.mark.parametrize("more", [("--explain",), ("--trace", "t.jsonl")])
+def test_n_best_follows_no_single_way(run: Run, more: tuple[str, ...]) -> None:
+    done = run("generate", QUESTION, "--n-best", 2, *more)
+    assert done.code == 2
+    assert more[0] in done.err
+
+
 def test_explaining_numbers_the_steps(run: Run) -> None:
     got = run("generate", *SHORT, "--explain", "-q", QUESTION)
     steps = [line for line in got.err.splitlines() if line[:4].strip().isdigit()]
