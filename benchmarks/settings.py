@@ -109,7 +109,7 @@ def report(
     return found, right(PRESETS["paper"], together, problems)
 
 
-def rows_of(setting: str, found: Report, paper: Sequence[bool]) -> list[list[str]]:
+def rows_of(found: Report, paper: Sequence[bool]) -> list[list[str]]:
     """One table row for every system of a setting."""
     best = found.result(found.best_source)
     values = [float(value) for value in paper]
@@ -117,7 +117,6 @@ def rows_of(setting: str, found: Report, paper: Sequence[bool]) -> list[list[str
     p_value = paired_p_value(values, [float(value or 0) for value in best.values])
     lines = [
         [
-            setting,
             result.name + (" (best source)" if result.name == best.name else ""),
             f"{result.mean:.3f} ({result.interval[0]:.3f}-{result.interval[1]:.3f})",
             "" if result.p_value is None else f"{result.p_value:.2g}",
@@ -131,7 +130,6 @@ def rows_of(setting: str, found: Report, paper: Sequence[bool]) -> list[list[str
     return [
         *lines,
         [
-            setting,
             "paper preset",
             f"{mean:.3f} ({low:.3f}-{high:.3f})",
             f"{p_value:.2g}",
@@ -160,39 +158,50 @@ def main() -> None:
     sources = load(options.extra)
     problems = generate(options.count, seed=SEEDS[options.split], split=options.split)
     chosen = options.only or list(SETTINGS)
-    record: dict[str, Any] = {}
-    lines: list[list[str]] = []
-    for setting in chosen:
-        names = SETTINGS[setting]
-        if options.split == "dev":
-            record[setting] = alternatives(sources, names, problems)
-            print(setting, record[setting], flush=True)
-            continue
-        found, paper = report(sources, names, problems)
-        lines += rows_of(setting, found, paper)
-        record[setting] = {result.name: result.mean for result in found.results}
-        record[setting]["paper preset"] = sum(paper) / len(paper)
-        print(setting, record[setting], flush=True)
-    if options.split == "dev":
-        header = ["setting", "sources alone", *ALTERNATIVES]
-        lines = [
-            [
-                setting,
-                ", ".join(f"{name} {found[name]:.2f}" for name in SETTINGS[setting]),
-                *(f"{found[name]:.3f}" for name in ALTERNATIVES),
-            ]
-            for setting, found in record.items()
-        ]
-    else:
-        header = ["setting", "system", "solved (95 % interval)", "p against the best source"]
-        header += ["fixed / broken", "forwarded tokens", "ms per answer"]
     heading = f"{len(problems)} {options.split} problems; standard error at 0.75: "
     heading += f"{standard_error(0.75, len(problems)):.3f}\n\n"
-    finish(
-        f"settings_{options.split}",
-        {"split": options.split, "count": len(problems), "solved": record},
-        heading + table(header, lines),
-    )
+    if options.split == "dev":
+        _on_dev(sources, chosen, problems, heading)
+    for setting in chosen if options.split == "test" else ():
+        _on_test(sources, setting, problems, f"{setting}: {heading}")
+
+
+def _on_dev(
+    sources: Mapping[str, Source],
+    chosen: Sequence[str],
+    problems: Sequence[Problem],
+    heading: str,
+) -> None:
+    """All alternatives in all settings, in one table."""
+    record = {}
+    for setting in chosen:
+        record[setting] = alternatives(sources, SETTINGS[setting], problems)
+        print(setting, record[setting], flush=True)
+    lines = [
+        [
+            setting,
+            ", ".join(f"{name} {found[name]:.2f}" for name in SETTINGS[setting]),
+            *(f"{found[name]:.3f}" for name in ALTERNATIVES),
+        ]
+        for setting, found in record.items()
+    ]
+    facts = {"split": "dev", "count": len(problems), "solved": record}
+    header = ["setting", "sources alone", *ALTERNATIVES]
+    finish("settings_dev", facts, heading + table(header, lines))
+
+
+def _on_test(
+    sources: Mapping[str, Source], setting: str, problems: Sequence[Problem], heading: str
+) -> None:
+    """One setting with its baselines, in a table of its own."""
+    found, paper = report(sources, SETTINGS[setting], problems)
+    solved = {result.name: result.mean for result in found.results}
+    solved["paper preset"] = sum(paper) / len(paper)
+    header = ["system", "solved (95 % interval)", "p against the best source"]
+    header += ["fixed / broken", "forwarded tokens", "ms per answer"]
+    slug = setting.replace(", ", " ").replace(" ", "_")
+    facts = {"split": "test", "setting": setting, "count": len(problems), "solved": solved}
+    finish(f"settings_test_{slug}", facts, heading + table(header, rows_of(found, paper)))
 
 
 if __name__ == "__main__":

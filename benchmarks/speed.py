@@ -34,7 +34,6 @@ from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import Decoder
 from coolfusion.recipe import Request
 from coolfusion.sources import Source
-from coolfusion.speculation import Speculation
 from coolfusion.types import Generation
 
 AGREES, ARGUES = 0.2, 0.7  # noise on a copy's weights: few, or half, of the segments contested
@@ -99,13 +98,13 @@ def one_pass(sources: Sequence[Source], prompt: Any, text: str) -> float:
     return total
 
 
-def reencoded(sources: Sequence[Source], prompt: Any) -> tuple[float, Generation]:
+def reencoded(sources: Sequence[Source], prompt: Any, request: Request) -> tuple[float, Generation]:
     """A loop that computes the whole text for every drafted token and every candidate."""
     forgetful = [replace(source, backend=_Reencoding(source)) for source in sources]
     decoder = Decoder(forgetful, speculation=None)
 
     def run() -> Generation:
-        state, steps = replace(decoder.start(prompt, REQUEST), lane=None), []
+        state, steps = replace(decoder.start(prompt, request), lane=None), []
         while state.stop_reason is None:
             state, step = decoder.step(state)
             steps.append(step)
@@ -133,27 +132,31 @@ class _Reencoding:
 
 
 def compare(
-    sources: Sequence[Source], prompts: Sequence[Any], *, naive: bool, look_up: bool = True
+    sources: Sequence[Source],
+    prompts: Sequence[Any],
+    *,
+    naive: bool,
+    request: Request = REQUEST,
 ) -> dict[str, Any]:
     """All ways of decoding ``prompts`` with ``sources``, by turns; the first prompt warms up."""
     ways = {
-        "fused": Decoder(sources, speculation=Speculation(look_up=look_up)),
+        "fused": Decoder(sources),
         "plain": Decoder(sources, speculation=None),
     }
     tallies = {name: Tally() for name in (*ways, "reencoding")}
     alone = dict.fromkeys([source.name for source in sources], 0.0)
     bound = 0.0
     for decoder in ways.values():
-        decoder.generate(prompts[0], REQUEST)  # the first passes of a process are slower
+        decoder.generate(prompts[0], request)  # the first passes of a process are slower
     for prompt in prompts[1:]:
         for name, decoder in ways.items():
-            tallies[name].add(*timed(lambda d=decoder, p=prompt: d.generate(p, REQUEST)))
+            tallies[name].add(*timed(lambda d=decoder, p=prompt: d.generate(p, request)))
         text = tallies["fused"].texts[-1]
         for source in sources:
             alone[source.name] += own_generate(source, prompt, text)
         bound += one_pass(sources, prompt, text)
         if naive:
-            tallies["reencoding"].add(*reencoded(sources, prompt))
+            tallies["reencoding"].add(*reencoded(sources, prompt, request))
     slowest = max(alone.values())
     fused, plain, again = tallies["fused"], tallies["plain"], tallies["reencoding"]
     return {
@@ -255,17 +258,14 @@ def main() -> None:
         record[name] = compare(make(), chats[: options.count + 1], naive=naive)
         print(name, record[name], flush=True)
     sums, groups, _ = builtin_paths()
-    long = "\n".join(p.question for p in generate(6, seed=6, split="test"))
-    questions = [f"{long}\n{problem.question}" for problem in problems[: options.count + 1]]
-    asked = [[{"role": "user", "content": question}] for question in questions]
     record["the same copies, long prompts"] = compare(
         [grown(sums, options.large), grown(sums, options.large, noise=AGREES, name="copy")],
-        asked,
+        _long_chats(options.count + 1),
         naive=False,
     )
     folder = os.environ.get("COOLFUSION_REAL")
     if folder is not None:
-        record["two story models made elsewhere"] = _real(Path(folder), options.count)
+        record |= _real(Path(folder), options.count)
     batch = side_by_side([grown(p, 0) for p in (sums, groups)], chats[:32])
     held = memory(grown(sums, options.large), chats[0])
     finish(
@@ -273,13 +273,29 @@ def main() -> None:
     )
 
 
+def _long_chats(count: int) -> list[Any]:
+    """Questions after six others of their own, which leave little of the context window."""
+    problems = generate(7 * count, seed=6, split="test")
+    groups = [problems[7 * i : 7 * i + 7] for i in range(count)]
+    return [
+        [{"role": "user", "content": "\n".join(problem.question for problem in group)}]
+        for group in groups
+    ]
+
+
 def _real(root: Path, count: int) -> dict[str, Any]:
     """The story models nobody here trained, on the openings of stories."""
     lines = (root / "data" / "tinystories" / "prompts.jsonl").read_text("utf-8").splitlines()
+    openings = [json.loads(line)["prompt"] for line in lines[: count + 1]]
     sources = [
         load_source(root / "models" / name, name) for name in ("stories260K", "babyllama-361")
     ]
-    return compare(sources, [json.loads(line)["prompt"] for line in lines[: count + 1]], naive=True)
+    return {
+        f"two story models made elsewhere, {length} tokens at most": compare(
+            sources, openings, naive=True, request=Request(max_new_tokens=length)
+        )
+        for length in (40, 200)
+    }
 
 
 def _tables(record: dict[str, Any], batch: dict[str, Any], held: float) -> str:
