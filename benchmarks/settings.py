@@ -6,7 +6,7 @@ standard error; a third or fourth source that does harm. The default is chosen o
 development split (``--split dev``), where all alternatives run; the test split, looked at once,
 has the default, the paper's preset and the baselines.
 
-    python -m benchmarks.train_builtin beginner --output EXTRA/beginner    # and twin, and coins
+    python -m benchmarks.train_builtin beginner --output EXTRA/beginner    # and coins
     python -m benchmarks.settings --extra EXTRA [--split dev] [--count 400] [--only weak]
 """
 
@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from benchmarks._results import finish, table
+from benchmarks.grown import grown
 from benchmarks.word_problems import Problem, extract_answer, generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.builtin import builtin_paths
@@ -33,10 +34,11 @@ from coolfusion.sources import Source
 
 SEEDS = {"dev": 2, "test": 3}
 REQUEST = Request(max_new_tokens=120)
+DISTURBED = 0.25  # relative noise on the weights that makes an equal partner of a source
 SETTINGS = {
     "complementary": ("sums", "groups"),
     "complementary, same tokenizer": ("sums", "coins"),
-    "equal": ("sums", "twin"),
+    "equal": ("sums", "sums disturbed"),
     "same model twice": ("groups", "groups again"),
     "weak": ("groups", "beginner"),
     "three": ("sums", "groups", "money"),
@@ -61,10 +63,11 @@ ALTERNATIVES: Mapping[str, Mapping[str, Any]] = {
 
 def load(extra: Path) -> dict[str, Source]:
     """Every source by name; one model may be there under two names."""
-    paths = [*builtin_paths(), *(extra / name for name in ("beginner", "twin", "coins"))]
-    sources = {path.name: load_source(path, path.name) for path in paths}
+    paths = [*builtin_paths(), *(extra / name for name in ("beginner", "coins"))]
     again = load_source(paths[1], "groups again")
-    return sources | {again.name: again}
+    equal = grown(paths[0], 0, noise=DISTURBED, name="sums disturbed")
+    loaded = [load_source(path, path.name) for path in paths]
+    return {source.name: source for source in (*loaded, again, equal)}
 
 
 def chats(problems: Sequence[Problem]) -> list[Any]:

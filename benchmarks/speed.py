@@ -28,7 +28,7 @@ from benchmarks._results import finish, table
 from benchmarks.grown import grown
 from benchmarks.word_problems import generate
 from coolfusion.backend import Query, Scores
-from coolfusion.backends.huggingface import load_source
+from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import Decoder
@@ -140,8 +140,8 @@ def compare(
 ) -> dict[str, Any]:
     """All ways of decoding ``prompts`` with ``sources``, by turns; the first prompt warms up."""
     ways = {
-        "fused": Decoder(sources),
-        "plain": Decoder(sources, speculation=None),
+        "fused": Decoder(_with_own_caches(sources)),
+        "plain": Decoder(_with_own_caches(sources), speculation=None),
     }
     tallies = {name: Tally() for name in (*ways, "reencoding")}
     alone = dict.fromkeys([source.name for source in sources], 0.0)
@@ -176,10 +176,19 @@ def compare(
     }
 
 
+def _with_own_caches(sources: Sequence[Source]) -> list[Source]:
+    """The same models with empty caches, so that nobody finds prompts that another has read."""
+    found = []
+    for source in sources:
+        backend: Any = source.backend
+        found.append(replace(source, backend=TransformersBackend(backend._model)))
+    return found
+
+
 def side_by_side(sources: Sequence[Source], prompts: Sequence[Any]) -> dict[str, Any]:
     """Responses per second of batches of 1, 8 and 32, relative to one by one."""
-    decoder = Decoder(sources)
-    plain = Decoder(sources, speculation=None)
+    decoder = Decoder(_with_own_caches(sources))
+    plain = Decoder(_with_own_caches(sources), speculation=None)
     for how in (decoder, plain):
         how.generate(prompts[0], REQUEST)
     seconds, texts = {}, {}

@@ -137,8 +137,8 @@ RECIPES = {
 }
 
 
-# Sources for the quality benchmark that are not shipped: one that is weak at everything, one
-# with the same tokenizer as another, and one as able as another in the same skills.
+# Sources for the quality benchmark that are not shipped: one that is weak at everything, and one
+# with the same tokenizer as another.
 RECIPES |= {
     recipe.name: recipe
     for recipe in (
@@ -155,7 +155,6 @@ RECIPES |= {
             skills={"money": 0.60, "groups": 0.37, "change": 0.015, "compare": 0.015},
             steps=800,
         ),
-        replace(RECIPES["sums"], name="twin", seed=55, steps=800),
     )
 }
 

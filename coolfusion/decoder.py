@@ -156,8 +156,7 @@ class Decoder:
     def rounds(self) -> Rounds[int, tuple[State, Step]]:
         """What answers the questions that steps have for the sources.
 
-        Sources on devices of their own answer at the same time; on one device, threads gained
-        nothing where it was measured.
+        Sources on devices of their own answer at the same time, those on one device in turn.
         """
         return Rounds(self._recalls, concurrent=self._concurrent)
 
