@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
-from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from coolfusion.backend import Sampling
-    from coolfusion.evaluation import Plan, Report, Row
-    from coolfusion.evaluation.systems import PromptOf
-    from coolfusion.fusion import FusionModel
+    from coolfusion.evaluation import Plan, Report
     from coolfusion.recipe import Request
 
 HARNESS = "lm_eval:"
@@ -121,7 +119,7 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
             request=request,
             plan=plan,
             record=record,
-            prompt_of=_prompts(arguments, fusion),
+            prompt_of=row_prompts(arguments, fusion),
             progress=lambda system, done, total: bar.show(done, total, system),
         )
         bar.clear()
@@ -144,34 +142,11 @@ def _plan(arguments: argparse.Namespace, sampling: Sampling) -> Plan:
     )
 
 
-def _prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:
-    """Rows as prompts: messages as they are, texts as ``generate`` would take them."""
-    if not any(getattr(s.tokenizer, "has_chat_template", True) for s in fusion.sources):
-        prompt_of(arguments, fusion, "")  # says once, or refuses, what would be said of each row
-        arguments.raw = True
-
-    def prompt(row: Row) -> Any:
-        if isinstance(row.prompt, str):
-            return prompt_of(arguments, fusion, row.prompt)
-        return row.prompt
-
-    return prompt
-
-
 def _answers(arguments: argparse.Namespace) -> Path | None:
     """Where finished rows are kept; the folder is made if its parent exists."""
     if arguments.output is None:
         return None
-    folder = Path(arguments.output)
-    if not folder.exists():
-        options.check_writable(arguments.output)
-        folder.mkdir()
-    if not folder.is_dir():
-        raise UsageError(
-            f'--output "{folder}" is a file. Give a folder; answers and reports go in.'
-        )
-    for name in ("answers.jsonl", "report.json", "report.md"):
-        options.check_writable(str(folder / name))
+    folder = output_folder(arguments.output, ("answers.jsonl", "report.json", "report.md"))
     return folder / "answers.jsonl"
 
 
