@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -87,14 +88,14 @@ class FusionModel:
 
         ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), which says all
         that follows about the fusion; so does ``config`` beside other models. What is given here
-        replaces what the file says. ``names`` label the sources (default: the last part of each path). ``preset`` is
-        "default" (if none is given) or "paper"; ``reranker``, ``weights`` (by name or in order), ``lead`` and
-        ``boundary`` replace parts of it, and ``end_rule``, ``gate``, ``budget``, ``prior``, ``hedge`` and
-        ``num_samples`` are those of ``make_recipe``. ``device`` and ``dtype`` hold for all sources or are
-        given one each. ``speculation`` lets sources guess ahead for one another and
-        ``drafter`` names a further model to guess for them; neither changes any text.
-        ``progress`` is called with (name, how many are loaded, of how many).
-        Raises ``UsageError`` for anything that cannot be done as asked.
+        replaces what the file says. ``names`` label the sources (default: the last part of each
+        path). ``preset`` is "default" (if none is given) or "paper"; ``reranker``, ``weights`` (by
+        name or in order), ``lead`` and ``boundary`` replace parts of it, and ``end_rule``,
+        ``gate``, ``budget``, ``prior``, ``hedge`` and ``num_samples`` are those of
+        ``make_recipe``. ``device`` and ``dtype`` hold for all sources or are given one each.
+        ``speculation`` lets sources guess ahead for one another and ``drafter`` names a further
+        model to guess for them; neither changes any text. ``progress`` is called with (name, how
+        many are loaded, of how many). Raises ``UsageError`` for what cannot be done as asked.
         """
         settled = settled_options(
             models,
@@ -121,37 +122,25 @@ class FusionModel:
         devices, dtypes = _each(device, len(paths), "device"), _each(dtype, len(paths), "dtype")
         from coolfusion.backends.huggingface import load_source
 
+        load = partial(
+            load_source, trust_remote_code=trust_remote_code, model_options=model_options
+        )
+        places = list(zip(devices, dtypes, strict=True))
         sources = []
         for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
             if progress is not None:
                 progress(label, number, len(paths))
-            sources.append(
-                load_source(
-                    path,
-                    label,
-                    device=devices[number],
-                    dtype=dtypes[number],
-                    trust_remote_code=trust_remote_code,
-                    lossy_ok=lossy_ok,
-                    model_options=model_options,
-                )
-            )
+            where, kind = places[number]
+            sources.append(load(path, label, device=where, dtype=kind, lossy_ok=lossy_ok))
         if progress is not None:
             progress("", len(paths), len(paths))
-        if not speculation:
-            return cls(sources, recipe, speculation=None)
-        if drafter is None:
-            return cls(sources, recipe)
-        guessing = load_source(
-            drafter,
-            "drafter",
-            device=devices[0],
-            dtype=dtypes[0],
-            trust_remote_code=trust_remote_code,
-            lossy_ok=True,
-            model_options=model_options,
-        )
-        return cls(sources, recipe, speculation=Speculation(drafter=guessing))
+        guessing = Speculation()
+        if drafter is not None:
+            where, kind = places[0]
+            guessing = Speculation(
+                load(drafter, "drafter", device=where, dtype=kind, lossy_ok=True)
+            )
+        return cls(sources, recipe, speculation=guessing if speculation else None)
 
     def generate(self, prompt: Prompt, **settings: Any) -> Generation:
         """One response. ``settings`` are those of ``request``."""

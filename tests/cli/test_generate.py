@@ -102,6 +102,16 @@ def test_json_holds_the_whole_outcome(run: Run) -> None:
     assert set(record["wins"]) == set(record["sources"])
 
 
+def test_guessing_ahead_changes_no_text(run: Run, models: dict[str, Path]) -> None:
+    plain = run("generate", QUESTION, "--no-speculation", *SHORT)
+    assert plain.code == 0
+    assert run("generate", QUESTION, *SHORT).out == plain.out
+    assert run("generate", QUESTION, "--drafter", models["money"], *SHORT).out == plain.out
+    refused = run("generate", QUESTION, "--drafter", models["money"], "--no-speculation")
+    assert refused.code == 2
+    assert "drafter" in refused.err
+
+
 def test_the_n_best_come_one_a_line_cheapest_first(run: Run) -> None:
     done = run("generate", QUESTION, "--n-best", 3, *SHORT)
     found = [json.loads(line) for line in done.out.splitlines()]
