@@ -34,11 +34,12 @@ from coolfusion.sources import Source
 
 SEEDS = {"dev": 2, "test": 3}
 REQUEST = Request(max_new_tokens=120)
-DISTURBED = 0.25  # relative noise on the weights that makes an equal partner of a source
+STIRRED, DISTURBED = 0.1, 0.25  # relative noise on the weights: an equal copy, and a worse one
 SETTINGS = {
     "complementary": ("sums", "groups"),
     "complementary, same tokenizer": ("sums", "coins"),
-    "equal": ("sums", "sums disturbed"),
+    "equal": ("sums", "sums stirred"),
+    "disturbed copy": ("sums", "sums disturbed"),
     "same model twice": ("groups", "groups again"),
     "weak": ("groups", "beginner"),
     "three": ("sums", "groups", "money"),
@@ -65,9 +66,10 @@ def load(extra: Path) -> dict[str, Source]:
     """Every source by name; one model may be there under two names."""
     paths = [*builtin_paths(), *(extra / name for name in ("beginner", "coins"))]
     again = load_source(paths[1], "groups again")
-    equal = grown(paths[0], 0, noise=DISTURBED, name="sums disturbed")
+    stirred = grown(paths[0], 0, noise=STIRRED, name="sums stirred")
+    disturbed = grown(paths[0], 0, noise=DISTURBED, name="sums disturbed")
     loaded = [load_source(path, path.name) for path in paths]
-    return {source.name: source for source in (*loaded, again, equal)}
+    return {source.name: source for source in (*loaded, again, stirred, disturbed)}
 
 
 def chats(problems: Sequence[Problem]) -> list[Any]:
