@@ -18,13 +18,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from benchmarks._results import finish, table
+from benchmarks._results import RESULTS, finish, table
 from benchmarks.grown import grown
 from benchmarks.word_problems import generate
 from coolfusion.backend import Query, Scores
@@ -257,54 +258,62 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The cost of fused responses.")
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--large", type=int, default=50_000_000)
+    parser.add_argument("--only", help="measure the settings with this in their names again")
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
     problems = generate(max(32, options.count + 1), seed=5, split="test")
     chats = [[{"role": "user", "content": problem.question}] for problem in problems]
-    record: dict[str, Any] = {}
-    for name, make, naive in settings(options.large):
-        record[name] = compare(make(), chats[: options.count + 1], naive=naive)
-        print(name, record[name], flush=True)
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        name: partial(_compare_made, make, chats[: options.count + 1], naive)
+        for name, make, naive in settings(options.large)
+    }
     sums, groups, _ = builtin_paths()
-    record["the same copies, long prompts"] = compare(
-        [grown(sums, options.large), grown(sums, options.large, noise=AGREES, name="copy")],
+    runs["a copy that agrees, long prompts"] = partial(
+        _compare_made,
+        lambda: [grown(sums, options.large), grown(sums, options.large, noise=AGREES, name="copy")],
         _long_chats(options.count + 1),
-        naive=False,
+        False,
     )
     folder = os.environ.get("COOLFUSION_REAL")
-    if folder is not None:
-        record |= _real(Path(folder), options.count)
-    batch = side_by_side([grown(p, 0) for p in (sums, groups)], chats[:32])
-    held = memory(grown(sums, options.large), chats[0])
-    finish(
-        "speed", {"settings": record, "batch": batch, "memory": held}, _tables(record, batch, held)
-    )
+    for length in (40, 200) if folder is not None else ():
+        name = f"two story models made elsewhere, {length} tokens at most"
+        runs[name] = partial(_real, Path(folder or "."), options.count, length)
+    earlier: dict[str, Any] = {}
+    if options.only:
+        earlier = json.loads((RESULTS / "speed.json").read_text("utf-8"))
+    record: dict[str, Any] = earlier.get("settings", {})
+    for name, run in runs.items():
+        if not options.only or options.only in name:
+            record[name] = run()
+            print(name, record[name], flush=True)
+    batch = earlier.get("batch") or side_by_side([grown(p, 0) for p in (sums, groups)], chats[:32])
+    held = earlier.get("memory") or memory(grown(sums, options.large), chats[0])
+    facts = {"settings": record, "batch": batch, "memory": held}
+    finish("speed", facts, _tables(record, batch, held))
+
+
+def _compare_made(
+    make: Callable[[], list[Source]], prompts: Sequence[Any], naive: bool
+) -> dict[str, Any]:
+    return compare(make(), prompts, naive=naive)
 
 
 def _long_chats(count: int) -> list[Any]:
-    """Questions after six others of their own, which leave little of the context window."""
-    problems = generate(7 * count, seed=6, split="test")
-    groups = [problems[7 * i : 7 * i + 7] for i in range(count)]
+    """Questions that are asked five times over, which leaves little of the context window."""
+    problems = generate(count, seed=6, split="test")
     return [
-        [{"role": "user", "content": "\n".join(problem.question for problem in group)}]
-        for group in groups
+        [{"role": "user", "content": "\n".join([problem.question] * 5)}] for problem in problems
     ]
 
 
-def _real(root: Path, count: int) -> dict[str, Any]:
+def _real(root: Path, count: int, length: int) -> dict[str, Any]:
     """The story models nobody here trained, on the openings of stories."""
     lines = (root / "data" / "tinystories" / "prompts.jsonl").read_text("utf-8").splitlines()
     openings = [json.loads(line)["prompt"] for line in lines[: count + 1]]
-    sources = [
-        load_source(root / "models" / name, name) for name in ("stories260K", "babyllama-361")
-    ]
-    return {
-        f"two story models made elsewhere, {length} tokens at most": compare(
-            sources, openings, naive=True, request=Request(max_new_tokens=length)
-        )
-        for length in (40, 200)
-    }
+    names = ("stories260K", "babyllama-361")
+    sources = [load_source(root / "models" / name, name) for name in names]
+    return compare(sources, openings, naive=True, request=Request(max_new_tokens=length))
 
 
 def _tables(record: dict[str, Any], batch: dict[str, Any], held: float) -> str:
