@@ -19,12 +19,12 @@ from coolfusion.asking import Ask, Talk, together
 from coolfusion.backend import Query, Scores
 from coolfusion.canonical import Canonical, common_length, extend
 from coolfusion.drafting import Draft, DraftRequest, Pen, draft
-from coolfusion.errors import SourceError
+from coolfusion.errors import PromptError, SourceError
 from coolfusion.guesses import Guess, look_up
 from coolfusion.measuring import Acceptance, expected_tokens
 from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe
-from coolfusion.sources import Source
+from coolfusion.sources import Source, as_source_error
 from coolfusion.state import State, sampling_of
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Usage
@@ -209,7 +209,10 @@ class Speculator:
             messages = not isinstance(state.prompt, str)
             plain = messages and not getattr(source.tokenizer, "has_chat_template", True)
             prompt = prompt_text(state.prompt) + "\n" if plain else state.prompt
-            memory.prompt = source.tokenizer.encode_prompt(prompt)
+            try:
+                memory.prompt = source.tokenizer.encode_prompt(prompt)
+            except PromptError as error:  # what a drafter cannot read is no fault of the prompt
+                raise as_source_error(error) from error
         fresh = state.text[memory.num_encoded :]
         memory.encoded = extend(memory.encoded, fresh, source.tokenizer)
         memory.num_encoded = len(state.text)

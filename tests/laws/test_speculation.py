@@ -12,7 +12,7 @@ from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampli
 from coolfusion.asking import Ask
 from coolfusion.backend import Query, Scores
 from coolfusion.boundaries import boundary_named
-from coolfusion.errors import SourceError
+from coolfusion.errors import PromptError, SourceError
 from coolfusion.guesses import Guess, look_up
 from coolfusion.measuring import Acceptance, Pace, expected_tokens
 from coolfusion.recall import Recall
@@ -106,6 +106,33 @@ def test_an_outside_drafter_that_fails_is_done_without() -> None:
     drafter = replace(OUTSIDE, backend=Failing(OUTSIDE, 2, RuntimeError("gone")))
     with_it, without = pair(sources, Recipe(), Speculation(drafter), Request())
     assert [said(g.steps) for g in with_it] == [said(g.steps) for g in without]
+
+
+class Unreadable:
+    """A tokenizer that takes no prompt."""
+
+    def __init__(self, source: Source) -> None:
+        self.inner = source.tokenizer
+        self.end_ids, self.encode, self.piece = (
+            self.inner.end_ids,
+            self.inner.encode,
+            self.inner.piece,
+        )
+
+    def encode_prompt(self, prompt: object) -> tuple[int, ...]:
+        raise PromptError(f"I cannot read {prompt!r}.")
+
+
+def test_an_outside_drafter_that_cannot_read_the_prompt_is_done_without() -> None:
+    sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
+    drafter = replace(OUTSIDE, tokenizer=Unreadable(OUTSIDE))
+    speculation = Speculation(drafter, look_up=False)
+    decoder = Decoder(sources, speculation=speculation)
+    outside = decoder._recalls[-1]
+    outside.pace.observe(1, 1, 1e-9)  # it looks by far the fastest, so it is asked
+    one = decoder.generate("Tom has", Request(max_new_tokens=30))
+    other = Decoder(sources, speculation=None).generate("Tom has", Request(max_new_tokens=30))
+    assert said(one.steps) == said(other.steps)
 
 
 class Counting:
