@@ -74,7 +74,7 @@ def clocked(sources: list[Source]) -> Iterator[Clocks]:
     timed = [
         (Rounds, "turn", "loop"),
         (Recall, "answer", "memory of answers"),
-        (packed.PackedPasses, "score", "cache planning"),
+        (packed.PackedPasses, "answer", "cache planning"),
         (packed.PackedPasses, "_forward", "tensors in and out"),
     ]
     timed += [(source.tokenizer, "encode", "tokenizers") for source in sources]

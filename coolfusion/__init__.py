@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from coolfusion.backend import Backend, Query, Sampling, Scores
+    from coolfusion.backend import (
+        Backend,
+        DistributionBackend,
+        Distributions,
+        Query,
+        Sampling,
+        Scores,
+    )
     from coolfusion.boundaries import Boundary
     from coolfusion.decoder import Decoder
     from coolfusion.errors import (
@@ -44,6 +51,8 @@ _HOME = {
     "Candidate": "types",
     "CoolfusionError": "errors",
     "Decoder": "decoder",
+    "DistributionBackend": "backend",
+    "Distributions": "backend",
     "FusionModel": "fusion",
     "Generation": "types",
     "HuggingFaceTokenizer": "tokenization",

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,4 +107,29 @@ class Backend(Protocol):
         ``num_tokens`` entries, or more where further picks cost nothing. A caller that wants
         more asks again with a longer prefix.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Distributions:
+    """All that a model says after a query's prefix and after each of its L continuation tokens.
+
+    ``log_probs`` (L + 1, vocab_size), in nats: every row's exponentials sum to 1, and ids that
+    cannot follow have -inf. The costs are those of ``Scores``.
+    """
+
+    log_probs: NDArray[np.float64]
+    num_forwarded: int = 0
+    num_passes: int = 0
+
+
+@runtime_checkable
+class DistributionBackend(Backend, Protocol):
+    """A backend that gives whole next-token distributions, which mixtures are made of.
+
+    Laws beyond those of ``Backend``: what ``score`` says of a token is its entry here.
+    """
+
+    def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
+        """Answer a batch of queries, in order; their ``watch`` and ``sampling`` play no part."""
         ...

@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from coolfusion.backend import Query, Sampling, Scores
+from coolfusion.backend import Distributions, Query, Sampling, Scores
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 Floats = NDArray[np.float64]
@@ -70,13 +70,22 @@ class NgramBackend:
         """Continue every query by ``num_tokens`` picks."""
         return [self._draft(query, num_tokens) for query in queries]
 
-    def _score(self, query: Query) -> Scores:
+    def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
+        """Answer queries by whole distributions."""
+        return [
+            Distributions(np.array(self._rows(query)), len(query.continuation) + 1, 1)
+            for query in queries
+        ]
+
+    def _rows(self, query: Query) -> list[Floats]:
+        """The distribution after the prefix and after every token of the continuation."""
         ids = query.prefix + query.continuation
         self._check(ids)
-        first = len(query.prefix)
-        rows = [
-            self._log_distribution(self._history(ids, end)) for end in range(first, len(ids) + 1)
-        ]
+        ends = range(len(query.prefix), len(ids) + 1)
+        return [self._log_distribution(self._history(ids, end)) for end in ends]
+
+    def _score(self, query: Query) -> Scores:
+        first, rows = len(query.prefix), self._rows(query)
         picks = [pick(row, query.sampling, first + i) for i, row in enumerate(rows)]
         return Scores(
             tuple(float(row[token]) for row, token in zip(rows, query.continuation, strict=False)),

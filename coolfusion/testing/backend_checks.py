@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from coolfusion.backend import Backend, Query, Sampling, Scores
+import numpy as np
+
+from coolfusion.backend import Backend, DistributionBackend, Query, Sampling, Scores
 from coolfusion.errors import CoolfusionError, SourceError
 from coolfusion.testing.conformance import ConformanceError, require, require_close
 
@@ -169,6 +171,29 @@ def _picks_are_best(trial: _Trial) -> None:
     require(holds, "a greedy pick is the likeliest id", best, claimed[0], prefix)
 
 
+def _distributions(trial: _Trial) -> None:
+    """Where whole distributions are to be had, they sum to 1 and hold what ``score`` says."""
+    backend = trial.factory()
+    if not isinstance(backend, DistributionBackend):
+        return
+    queries = trial.queries()
+    for query, found in zip(queries, backend.distributions(queries), strict=True):
+        shape = (len(query.continuation) + 1, trial.vocab_size)
+        law = "shape of the distributions"
+        require(found.log_probs.shape == shape, law, shape, found.log_probs.shape, query)
+        totals = np.logaddexp.reduce(found.log_probs, axis=1)
+        law = "distributions sum to 1"
+        require_close(law, [0.0] * len(totals), totals.tolist(), trial.tolerance, query)
+        scores = trial.factory().score([query])[0]
+        got = [found.log_probs[i, token] for i, token in enumerate(query.continuation)]
+        law = "what score says of a token is its entry in the distribution"
+        require_close(law, scores.log_probs, got, trial.tolerance, query)
+        law = "the pick of score is the likeliest id of the distribution"
+        best = tuple(int(i) for i in found.log_probs.argmax(axis=1))
+        if query.sampling.is_greedy:
+            require(best == scores.picks, law, scores.picks, best, query)
+
+
 def _sampled_picks(trial: _Trial) -> None:
     """A sampled pick is a function of the ids before it and the sampling, by any route."""
     law = "sampled picks depend on prefix and sampling alone"
@@ -214,6 +239,7 @@ _LAWS: Sequence[Callable[[_Trial], None]] = (
     _abandoned_drafts,
     _watched_totals,
     _picks_are_best,
+    _distributions,
     _sampled_picks,
     _foreign_ids,
     _context_limit,

@@ -148,6 +148,17 @@ class Modest(Sound):
         return drafts
 
 
+class Overfull(Sound):
+    def distributions(self, queries):
+        return [replace(a, log_probs=a.log_probs + 0.1) for a in self.inner.distributions(queries)]
+
+
+class Crossed(Sound):
+    def distributions(self, queries):
+        answers = self.inner.distributions(queries)
+        return [replace(a, log_probs=a.log_probs[:, ::-1]) for a in answers]
+
+
 class Restless(Sound):
     """Adds the length of a batch to the seed."""
 
@@ -198,6 +209,8 @@ class Narrow(Sound):
         (OtherDrafts, "of a draft"),
         (OtherPicks, "draft"),
         (Clinging, "abandoning"),
+        (Overfull, "sum to 1"),
+        (Crossed, "entry in the distribution"),
         (Unwatchful, "watched"),
         (Modest, "likeliest"),
         (Restless, "sampled picks"),

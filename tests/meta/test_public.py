@@ -8,7 +8,7 @@ import coolfusion
 import coolfusion.testing
 
 PUBLIC = """
-Backend Boundary Candidate CoolfusionError Decoder FusionModel Generation HuggingFaceTokenizer
+Backend Boundary Candidate CoolfusionError Decoder DistributionBackend Distributions FusionModel Generation HuggingFaceTokenizer
 LoadError LossyTokenizerError PromptError Query Recipe Request Reranker Sampling ScoreTable
 Scores Source SourceError Speculation State Step StopReason Tokenizer UsageError __version__ read_trace
 write_trace

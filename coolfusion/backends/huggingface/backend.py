@@ -12,8 +12,9 @@ from typing import Any, Protocol, final
 
 import torch
 
-from coolfusion.backend import Query, Scores
+from coolfusion.backend import Distributions, Query, Scores
 from coolfusion.backends.huggingface.packed import PackedPasses
+from coolfusion.backends.huggingface.picking import Answer, Read, read_distributions, read_scores
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.backends.huggingface.vocabulary import vocab_size
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
@@ -24,8 +25,8 @@ DEFAULT_ROWS = 64
 class Passes(Protocol):
     """A way to answer queries with a model."""
 
-    def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer a batch of queries in order."""
+    def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
+        """Answer a batch of queries in order, by what ``read`` makes of their logits."""
         ...
 
 
@@ -72,7 +73,13 @@ class TransformersBackend:
         """Answer a batch of queries; what is cached of a prefix is not computed again."""
         for query in queries:
             self._check(query)
-        return self._passes.score(queries)
+        return self._passes.answer(queries, read_scores)
+
+    def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
+        """Answer a batch of queries by whole distributions."""
+        for query in queries:
+            self._check(query)
+        return self._passes.answer(queries, read_distributions)
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """Let the model continue each query by ``num_tokens`` picks."""
@@ -171,7 +178,7 @@ def _agrees(
 ) -> bool:
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
     try:
-        answers = passes.score(probe[:2]) + passes.score(probe[2:])
+        answers = passes.answer(probe[:2], read_scores) + passes.answer(probe[2:], read_scores)
     except Exception:
         return False
     return all(

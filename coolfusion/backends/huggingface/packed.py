@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coolfusion.backend import Query, Scores
-from coolfusion.backends.huggingface.picking import charged, read_scores
+from coolfusion.backend import Query
+from coolfusion.backends.huggingface.picking import Answer, Read, charged, read_scores
 from coolfusion.backends.huggingface.places import Places
 from coolfusion.backends.huggingface.slots import SlotCache, Writing
 from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
@@ -52,28 +52,28 @@ class PackedPasses:
         self._windows = _windows(model.config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def score(self, queries: Sequence[Query]) -> list[Scores]:
+    def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
         """Answer queries in order, those about one text from one row of the cache."""
         groups = _grouped(queries)
-        answers: dict[int, Scores] = {}
+        answers: dict[int, Answer] = {}
         for start in range(0, len(groups), self._max_rows):
             some = groups[start : start + self._max_rows]
-            found = self._answer([[queries[index] for index in group] for group in some])
+            found = self._answer([[queries[index] for index in group] for group in some], read)
             for group, scores in zip(some, found, strict=True):
                 answers.update(zip(group, scores, strict=True))
         return [answers[index] for index in range(len(queries))]
 
-    def _answer(self, groups: list[list[Query]]) -> list[list[Scores]]:
+    def _answer(self, groups: list[list[Query]], read: Read[Answer]) -> list[list[Answer]]:
         """Answer each group from a row of its own, in one pass for all."""
         places = self._places.claim([group[0] for group in groups])
         try:
             work = [self._plan(place, group) for place, group in zip(places, groups, strict=True)]
             if len(work) == 1:
-                return self._forward(work)
-            answers: dict[int, list[Scores]] = {}
+                return self._forward(work, read)
+            answers: dict[int, list[Answer]] = {}
             for some in _passes(work):
                 answers.update(
-                    zip([entry.place for entry in some], self._forward(some), strict=True)
+                    zip([entry.place for entry in some], self._forward(some, read), strict=True)
                 )
             return [answers[place] for place in places]
         except BaseException:
@@ -99,12 +99,12 @@ class PackedPasses:
             return
         while len(prefix) - (cached := row.num_cached(prefix)) > PREFILL:
             piece = Query(prefix[: cached + PREFILL])
-            self._forward([Work(place, [piece], row.plan([piece]))])
+            self._forward([Work(place, [piece], row.plan([piece]))], read_scores)
             move = row.fold(prefix)
             if move is not None:
                 self._cache.move(place, move)
 
-    def _forward(self, work: Sequence[Work]) -> list[list[Scores]]:
+    def _forward(self, work: Sequence[Work], read: Read[Answer]) -> list[list[Answer]]:
         """Compute the nodes of all rows, in order, in one pass and read every query's answer."""
         first, last = work[0].place, work[-1].place
         if len(work) * DENSE >= last - first + 1:
@@ -156,7 +156,7 @@ class PackedPasses:
                 lines = logits[0]
             else:
                 lines = logits[[row for row, _ in wanted], [c - earliest for c in columns]]
-            answers = read_scores(lines, [query for entry in work for query in entry.queries])
+            answers = read(lines, [query for entry in work for query in entry.queries])
         return _dealt(answers, work)
 
     def _on_device(self, values: list[int] | list[list[int]]) -> torch.Tensor:
@@ -220,14 +220,14 @@ def _passes(work: Sequence[Work]) -> list[list[Work]]:
     return [sorted(some, key=lambda entry: entry.place) for some in passes]
 
 
-def _dealt(answers: list[Scores], work: Sequence[Work]) -> list[list[Scores]]:
+def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
     """Answers by row; a row's share of the pass is charged to its first query."""
     dealt = []
     start = 0
     for entry in work:
-        scores = answers[start : start + len(entry.queries)]
-        start += len(scores)
-        dealt.append([charged(scores[0], len(entry.plan.nodes), 1), *scores[1:]])
+        some = answers[start : start + len(entry.queries)]
+        start += len(some)
+        dealt.append([charged(some[0], len(entry.plan.nodes), 1), *some[1:]])
     return dealt
 
 

@@ -1,14 +1,19 @@
-"""From logits to what the seam reports: log-probabilities, picks, watched totals."""
+"""From logits to what the seam reports: log-probabilities, picks, watched totals, distributions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
-from coolfusion.backend import Query, Sampling, Scores
+from coolfusion.backend import Distributions, Query, Sampling, Scores
 from coolfusion.errors import NonFiniteError
+
+Answer = TypeVar("Answer", bound=Scores | Distributions)
+Read = Callable[[torch.Tensor, Sequence[Query]], list[Answer]]
 
 
 def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
@@ -26,10 +31,7 @@ def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
     pick_log_probs = _less(own.tolist(), totals)
     watched = _less(_watched(logits, queries).tolist(), totals)
     if any(math.isnan(value) for value in pick_log_probs):
-        raise NonFiniteError(
-            "The model returned NaN or infinite logits. Its weights may be damaged, or its dtype "
-            "too narrow for it (float16 overflows where bfloat16 does not)."
-        )
+        raise _not_finite()
     if len(spelled) == len(queries):
         log_probs = totals  # there is no continuation, hence nothing to read here
     else:
@@ -56,15 +58,24 @@ def _less(logits: list[float], totals: list[float]) -> list[float]:
     return [min(value - total, 0.0) for value, total in zip(logits, totals, strict=True)]
 
 
-def charged(scores: Scores, num_forwarded: int, num_passes: int) -> Scores:
+def read_distributions(logits: torch.Tensor, queries: Sequence[Query]) -> list[Distributions]:
+    """The same positions as whole distributions, in double precision, which keeps their order."""
+    lines = torch.log_softmax(logits.double(), dim=-1)
+    if bool(lines.isnan().any()):
+        raise _not_finite()
+    lengths = [len(query.continuation) + 1 for query in queries]
+    return [Distributions(part.cpu().numpy()) for part in lines.split(lengths)]
+
+
+def charged(answer: Answer, num_forwarded: int, num_passes: int) -> Answer:
     """The same answer with what it cost."""
-    return Scores(
-        scores.log_probs,
-        scores.picks,
-        scores.pick_log_probs,
-        scores.watched,
-        num_forwarded,
-        num_passes,
+    return replace(answer, num_forwarded=num_forwarded, num_passes=num_passes)
+
+
+def _not_finite() -> NonFiniteError:
+    return NonFiniteError(
+        "The model returned NaN or infinite logits. Its weights may be damaged, or its dtype "
+        "too narrow for it (float16 overflows where bfloat16 does not)."
     )
 
 

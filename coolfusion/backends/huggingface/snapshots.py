@@ -16,8 +16,8 @@ from typing import Any, final
 
 import torch
 
-from coolfusion.backend import Query, Scores
-from coolfusion.backends.huggingface.picking import charged, read_scores
+from coolfusion.backend import Query
+from coolfusion.backends.huggingface.picking import Answer, Read, charged
 from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
 
 MAX_SNAPSHOTS = 8
@@ -46,18 +46,16 @@ class SnapshotPasses:
         names = inspect.signature(model.forward).parameters
         self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
 
-    def score(self, queries: Sequence[Query]) -> list[Scores]:
+    def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
         """Answer queries in order, those with the same prefix together."""
-        answers: dict[int, Scores] = {}
+        answers: dict[int, Answer] = {}
         for prefix in dict.fromkeys(query.prefix for query in queries):
             indices = [index for index, query in enumerate(queries) if query.prefix == prefix]
-            for index, scores in zip(
-                indices, self._score([queries[i] for i in indices]), strict=True
-            ):
-                answers[index] = scores
+            found = self._answer([queries[i] for i in indices], read)
+            answers.update(zip(indices, found, strict=True))
         return [answers[index] for index in range(len(queries))]
 
-    def _score(self, queries: Sequence[Query]) -> list[Scores]:
+    def _answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
         snapshot, num_forwarded, num_passes = self._advance(queries[0].prefix)
         longest = max(len(query.continuation) for query in queries)
         lines = [[snapshot.logits] for _ in queries]
@@ -71,7 +69,7 @@ class SnapshotPasses:
             again = len(queries[0].prefix) if self._step == 0 else 0
             num_forwarded += sum(again + len(query.continuation) for query in queries)
             num_passes += longest if self._step else 1
-        answers = read_scores(torch.cat([part for parts in lines for part in parts]), queries)
+        answers = read(torch.cat([part for parts in lines for part in parts]), queries)
         return [charged(answers[0], num_forwarded, num_passes), *answers[1:]]
 
     def _advance(self, prefix: tuple[int, ...]) -> tuple[Snapshot, int, int]:
