@@ -26,13 +26,18 @@ class Canonical:
     tail: str = ""
 
 
-def extend(canonical: Canonical, text: str, tokenizer: Tokenizer) -> Canonical:
-    """Append ``text``; the result's ids equal those of encoding the whole text at once."""
+def extend(
+    canonical: Canonical, text: str, tokenizer: Tokenizer, window: int = WINDOW
+) -> Canonical:
+    """Append ``text``; the result's ids equal those of encoding the whole text at once.
+
+    With a smaller ``window`` less is encoded again; no pre-tokenizer may look ahead so far.
+    """
     tail = canonical.tail + text
     ids = canonical.ids[: canonical.num_settled] + tokenizer.encode(tail)
-    if len(tail) <= 2 * WINDOW:
+    if len(tail) <= 2 * window:
         return Canonical(ids, canonical.num_settled, tail)
-    cut = _settling_cut(tail, tokenizer)
+    cut = _settling_cut(tail, tokenizer, window)
     if cut is None:
         return Canonical(ids, canonical.num_settled, tail)
     num_settled = canonical.num_settled + len(tokenizer.encode(tail[:cut]))
@@ -54,21 +59,21 @@ def common_length(left: Canonical, right: Canonical) -> int:
     return end
 
 
-def _settling_cut(tail: str, tokenizer: Tokenizer) -> int | None:
+def _settling_cut(tail: str, tokenizer: Tokenizer, window: int) -> int | None:
     """The last safe position with a full window of text behind it.
 
     Word starts are tried first. A text without any (a script without spaces, a long number)
     is settled between characters, with twice the distance from both ends.
     """
     starts: list[int] = [
-        match.start() for match in _WORD_START.finditer(tail, 1, len(tail) - WINDOW)
+        match.start() for match in _WORD_START.finditer(tail, 1, len(tail) - window)
     ]
     for cut in reversed(starts[-8:]):
         if splits(tail[:cut], tail[cut:], tokenizer):
             return cut
-    if not starts and len(tail) > 6 * WINDOW:
-        edges: list[int] = [m.start() for m in regex.finditer(r"\X", tail[: -2 * WINDOW])][
-            2 * WINDOW :
+    if not starts and len(tail) > 6 * window:
+        edges: list[int] = [m.start() for m in regex.finditer(r"\X", tail[: -2 * window])][
+            2 * window :
         ]
         for cut in reversed(edges[-8:]):
             if splits(tail[:cut], tail[cut:], tokenizer):
