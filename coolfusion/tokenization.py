@@ -13,7 +13,7 @@ import tokenizers
 
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.token_pieces import token_pieces
-from coolfusion.tokenizer import Message, Prompt, pieces_text
+from coolfusion.tokenizer import Message, OwnPrompt, pieces_text
 
 ChatTemplate = Callable[[Sequence[Message]], str]
 
@@ -82,22 +82,22 @@ class HuggingFaceTokenizer:
         """The bytes a token adds to a text; None for a control token or an unused id."""
         return self._pieces.get(token_id)
 
-    def encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+    def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
         """Ids of a raw prompt, or of chat messages through the chat template.
 
         Special tokens come from the tokenizer's own rule for a raw prompt and from the
         template for messages; those typed inside a prompt stay text.
         """
-        texts = [prompt] if isinstance(prompt, str) else [message["content"] for message in prompt]
-        for text in texts:
-            if _HALF_CHARACTER.search(text):
-                raise PromptError(
-                    f"The prompt {text[:40]!r} holds half a character (a lone surrogate), which has no "
-                    "encoding. Decode the text anew."
-                )
-        return (
-            self._encode_raw(prompt) if isinstance(prompt, str) else self._encode_chat(list(prompt))
-        )
+        if not isinstance(prompt, str):
+            _check_characters(message["content"] for message in prompt)
+            return self._encode_chat(list(prompt))
+        opened, _ = self._encode_raw(prompt)
+        return opened
+
+    def encode_closed(self, text: str) -> tuple[int, ...]:
+        """Ids of a raw text as an encoder reads it: with the special tokens that close it, too."""
+        opened, closing = self._encode_raw(text)
+        return opened + closing
 
     def _encode(self, text: str) -> tuple[int, ...]:
         """Ids of ``text`` in context; names of control and byte tokens in it stay text."""
@@ -117,7 +117,12 @@ class HuggingFaceTokenizer:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def _encode_raw(self, prompt: str) -> tuple[int, ...]:
+    def _encode_raw(self, prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """A raw text with the special tokens before it, and the end tokens that would close it.
+
+        A rule that closes every text would end a prompt before it began.
+        """
+        _check_characters([prompt])
         if not prompt:
             raise PromptError(
                 "The prompt is empty, so there is nothing to continue. Give some text."
@@ -127,10 +132,11 @@ class HuggingFaceTokenizer:
         encoding = self._plain.encode(head, add_special_tokens=True)
         ids = list(encoding.ids)
         mask = encoding.special_tokens_mask
-        # A rule that closes every text with an end token would end the prompt before it began.
-        while ids and mask[len(ids) - 1] and ids[-1] in self.end_ids:
-            ids.pop()
-        return tuple(ids) + self._encode(prompt[len(head) :])
+        num_open = len(ids)
+        while num_open and mask[num_open - 1] and ids[num_open - 1] in self.end_ids:
+            num_open -= 1
+        rest = self._encode(prompt[len(head) :])
+        return tuple(ids[:num_open]) + rest, tuple(ids[num_open:])
 
     def _encode_chat(self, messages: list[Message]) -> tuple[int, ...]:
         if self._template is None:
@@ -211,6 +217,15 @@ class HuggingFaceTokenizer:
             if got not in (probe, unicodedata.normalize("NFC", probe)):
                 losses.append(f"{what} ({probe[:24]!r} became {got[:24]!r})")
         return tuple(losses)
+
+
+def _check_characters(texts: Iterable[str]) -> None:
+    for text in texts:
+        if _HALF_CHARACTER.search(text):
+            raise PromptError(
+                f"The prompt {text[:40]!r} holds half a character (a lone surrogate), which has no "
+                "encoding. Decode the text anew."
+            )
 
 
 def _taken_names(

@@ -103,15 +103,19 @@ def read_prompt(
 ) -> Talk[PromptReading]:
     """Ask ``source``, number ``k``, for the likelihood of its prompt after the first token.
 
-    Only tokens that have bytes count; control tokens, as of a chat template, do not.
+    Only tokens that have bytes count; control tokens, as of a chat template, do not. What an
+    encoder reads is given and not predicted, so a source with one has nothing to be judged by.
     """
+    start = 1 + sum(token >= source.backend.vocab_size for token in prompt)
+    pieces = [source.tokenizer.piece(token) for token in prompt[start:]]
+    if not any(pieces):
+        return PromptReading(math.nan, Usage())
     watch = tuple(sorted(source.tokenizer.end_ids))
-    query = Query(prompt[:1], prompt[1:], watch, sampling, lane)
+    query = Query(prompt[:start], prompt[start:], watch, sampling, lane)
     (scores,) = yield from ask([Ask(k, query)])
-    pieces = [source.tokenizer.piece(token) for token in prompt[1:]]
     nats = -sum(log_prob for log_prob, piece in zip(scores.log_probs, pieces, strict=True) if piece)
     num_bytes = sum(len(piece) for piece in pieces if piece)
     return PromptReading(
-        nats / (num_bytes * math.log(2)) if num_bytes else math.nan,
+        nats / (num_bytes * math.log(2)),
         Usage(0, len(pieces), scores.num_forwarded, scores.num_passes),
     )

@@ -10,6 +10,8 @@ import torch
 import transformers
 
 from coolfusion.backends.huggingface.backend import TransformersBackend
+from coolfusion.backends.huggingface.encoder_decoder import EncoderDecoderBackend
+from coolfusion.backends.huggingface.encoder_decoder_tokenizer import EncoderDecoderTokenizer
 from coolfusion.errors import CoolfusionError, LoadError, PromptError
 from coolfusion.sources import Source
 from coolfusion.tokenization import ChatTemplate, HuggingFaceTokenizer
@@ -26,7 +28,10 @@ def load_source(
     lossy_ok: bool = False,
     model_options: dict[str, Any] | None = None,
 ) -> Source:
-    """A source from what ``AutoTokenizer`` and ``AutoModelForCausalLM`` find at ``path``.
+    """A source from what ``AutoTokenizer`` and an auto model class find at ``path``.
+
+    The class is ``AutoModelForSeq2SeqLM`` where the configuration says ``is_encoder_decoder``,
+    else ``AutoModelForCausalLM``.
 
     ``device`` defaults to the first accelerator, else the CPU; ``dtype`` to the checkpoint's
     own on an accelerator and float32 on a CPU. ``model_options`` go to ``from_pretrained``
@@ -38,7 +43,11 @@ def load_source(
         model = _load_model(path, device, dtype, trust_remote_code, model_options or {})
         ends = end_ids_of(model.config, model.generation_config) | tokenizer.end_ids
         tokenizer.end_ids = frozenset(token for token in ends if token is not None)
-        return Source(name, tokenizer, TransformersBackend(model))
+        if not model.config.is_encoder_decoder:
+            return Source(name, tokenizer, TransformersBackend(model))
+        backend = EncoderDecoderBackend(model)
+        start = start_ids_of(path, model)
+        return Source(name, EncoderDecoderTokenizer(tokenizer, backend.sides, start), backend)
     except LoadError:
         raise
     except CoolfusionError as error:
@@ -60,7 +69,8 @@ def load_tokenizer(
     if backend is None:
         raise LoadError(
             f'The tokenizer of "{path}" is a {type(loaded).__name__}, which the tokenizers library does not '
-            "back, so its text cannot be cut exactly. Convert it to a fast tokenizer."
+            "back, so its text cannot be cut exactly. Convert it to a fast tokenizer and save that "
+            "(tokenizer.json) into the folder."
         )
     end_ids = [loaded.eos_token_id] if loaded.eos_token_id is not None else []
     return HuggingFaceTokenizer(
@@ -80,6 +90,27 @@ def end_ids_of(*configs: Any) -> frozenset[int]:
     return frozenset(found)
 
 
+def start_ids_of(path: str | Path, model: Any) -> tuple[int, ...]:
+    """What a decoder begins with: its start id, then the one it is forced to (a target language).
+
+    Raises ``LoadError`` where the model names no start.
+    """
+    settings = (model.generation_config, model.config)
+
+    def named(name: str) -> int | None:
+        values = (getattr(each, name, None) for each in settings)
+        return next((value for value in values if value is not None), None)
+
+    start, forced = named("decoder_start_token_id"), named("forced_bos_token_id")
+    start = named("bos_token_id") if start is None else start
+    if start is None:
+        raise LoadError(
+            f'The model at "{path}" names no decoder_start_token_id, without which its decoder cannot '
+            "begin. Add one to generation_config.json."
+        )
+    return (start,) if forced is None else (start, forced)
+
+
 def _load_model(
     path: str | Path,
     device: str,
@@ -92,7 +123,15 @@ def _load_model(
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise LoadError(f'There is no dtype "{dtype}". Use auto, float32, bfloat16 or float16.')
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
+            str(path), trust_remote_code=trust_remote_code
+        )
+        kind = (
+            transformers.AutoModelForSeq2SeqLM
+            if getattr(config, "is_encoder_decoder", False)
+            else transformers.AutoModelForCausalLM
+        )
+        model, info = kind.from_pretrained(
             str(path),
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,

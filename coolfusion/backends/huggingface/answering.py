@@ -1,0 +1,87 @@
+"""Answering queries by passes through a model: drafts made of scores, and ways that are found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+
+from coolfusion.backend import Query, Scores
+from coolfusion.backends.huggingface.picking import Answer, Read, read_scores
+
+
+class Passes(Protocol):
+    """A way to answer queries with a model."""
+
+    def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
+        """Answer a batch of queries in order, by what ``read`` makes of their logits."""
+        ...
+
+
+def drafted(
+    score: Callable[[Sequence[Query]], list[Scores]], queries: Sequence[Query], num_tokens: int
+) -> list[Scores]:
+    """Continue each query by ``num_tokens`` picks, one after another."""
+    drafts = [_longer(_NOTHING, scores) for scores in score([_at_end(q) for q in queries])]
+    for _ in range(num_tokens - 1):
+        asked = [
+            _at_end(replace(query, continuation=query.continuation + so_far.picks))
+            for query, so_far in zip(queries, drafts, strict=True)
+        ]
+        drafts = [_longer(*pair) for pair in zip(drafts, score(asked), strict=True)]
+    return drafts
+
+
+def agrees(
+    passes: Passes, probe: Sequence[Query], expected: Sequence[Sequence[float]], dtype: torch.dtype
+) -> bool:
+    """Whether ``passes`` give the log-probabilities ``expected``, the last query asked by itself."""
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    try:
+        answers = passes.answer(probe[:-1], read_scores) + passes.answer(probe[-1:], read_scores)
+    except Exception:
+        return False
+    return all(
+        abs(got - want) <= tolerance
+        for scores, wanted in zip(answers, expected, strict=True)
+        for got, want in zip(scores.log_probs, wanted, strict=True)
+    )
+
+
+def spelled(logits: torch.Tensor, query: Query) -> list[float]:
+    """Log-probabilities of a query's continuation; ``logits`` (tokens, vocabulary) end after it."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)[-len(query.continuation) - 1 :]
+    return [float(log_probs[i, token]) for i, token in enumerate(query.continuation)]
+
+
+def length_limit(config: Any, *names: str) -> int | None:
+    """The positions a model was made for, under one of ``names`` or the usual ones; None: unknown."""
+    for name in (*names, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+_NOTHING = Scores((), (), (), ())
+
+
+def _at_end(query: Query) -> Query:
+    """The question what follows a query's continuation."""
+    if not query.continuation:
+        return query
+    return replace(query, prefix=query.prefix + query.continuation, continuation=())
+
+
+def _longer(so_far: Scores, step: Scores) -> Scores:
+    """A draft with one more token."""
+    return Scores(
+        so_far.log_probs + step.pick_log_probs,
+        so_far.picks + step.picks,
+        so_far.pick_log_probs + step.pick_log_probs,
+        so_far.watched + step.watched,
+        so_far.num_forwarded + step.num_forwarded,
+        so_far.num_passes + step.num_passes,
+    )

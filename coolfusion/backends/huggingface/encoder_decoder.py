@@ -1,0 +1,212 @@
+"""The backend for ``transformers`` encoder-decoder models, such as translation models.
+
+A prefix is what the encoder reads, then what the decoder has: its start and the response. The
+two may have different vocabularies, so an encoder id ``e`` is written as ``vocab_size + e``,
+with the decoder's ``vocab_size``: no id can be taken for one of the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from coolfusion.backend import Distributions, Query, Scores
+from coolfusion.backends.huggingface.answering import (
+    agrees,
+    drafted,
+    length_limit,
+    spelled,
+)
+from coolfusion.backends.huggingface.decoder_passes import MAX_BRANCHES, DecoderPasses, Ids
+from coolfusion.backends.huggingface.picking import read_distributions, read_scores
+from coolfusion.backends.huggingface.vocabulary import check_ids
+from coolfusion.errors import ContextLengthError, SourceError, UsageError
+
+DEFAULT_INPUTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The numbers of ids and positions of an encoder and its decoder (None: no limit known)."""
+
+    num_encoder_ids: int
+    num_decoder_ids: int
+    encoder_length: int | None
+    decoder_length: int | None
+
+    @classmethod
+    def of(cls, model: Any) -> Sides:
+        """Those of a model."""
+        encoder, decoder = model.get_encoder(), model.get_decoder()
+        return cls(
+            encoder.get_input_embeddings().weight.shape[0],
+            decoder.get_input_embeddings().weight.shape[0],
+            length_limit(encoder.config, "max_encoder_position_embeddings"),
+            length_limit(decoder.config, "max_decoder_position_embeddings"),
+        )
+
+    def join(self, encoder: Ids, decoder: Ids) -> Ids:
+        """The prefix that stands for both."""
+        return tuple(self.num_decoder_ids + token for token in encoder) + decoder
+
+    def split(self, prefix: Ids) -> tuple[Ids, Ids]:
+        """What the encoder and the decoder have of a prefix, both of at least one id.
+
+        Raises ``SourceError`` for a prefix that is not so.
+        """
+        num_read = sum(token >= self.num_decoder_ids for token in prefix)
+        encoder = tuple(token - self.num_decoder_ids for token in prefix[:num_read])
+        decoder = prefix[num_read:]
+        if not encoder or not decoder:
+            raise SourceError(
+                f"A query of an encoder-decoder model has {len(encoder)} ids for the encoder and "
+                f"{len(decoder)} for the decoder; each needs at least one."
+            )
+        check_ids(encoder, self.num_encoder_ids)
+        check_ids(decoder, self.num_decoder_ids)
+        return encoder, decoder
+
+    def check(self, query: Query) -> None:
+        """Raise ``SourceError`` for a query that the model cannot answer."""
+        encoder, decoder = self.split(query.prefix)
+        check_ids(query.continuation, self.num_decoder_ids)
+        for side, length, limit in (
+            ("encoder", len(encoder), self.encoder_length),
+            ("decoder", len(decoder) + len(query.continuation), self.decoder_length),
+        ):
+            if limit is not None and length > limit:
+                raise ContextLengthError(
+                    f"The query has {length} tokens for the {side}, which takes {limit}."
+                )
+
+
+@final
+class EncoderDecoderBackend:
+    """Any ``AutoModelForSeq2SeqLM`` behind the seam of ``coolfusion.backend``.
+
+    The model must be in evaluation mode and is never altered. Ids are those of the decoder; the
+    encoder's come first in a prefix, as ``sides.join`` writes them, and are never continued.
+    ``max_inputs`` bounds how many of the encoder's inputs are kept between calls. Ids that the
+    model's generation settings rule out (``bad_words_ids``, ``suppress_tokens``) have no
+    probability.
+    """
+
+    def __init__(self, model: Any, *, max_inputs: int = DEFAULT_INPUTS) -> None:
+        if model.training:
+            raise UsageError(
+                "The model is in training mode, where dropout changes its answers. Call model.eval()."
+            )
+        self._model = model
+        try:
+            self.sides = Sides.of(model)
+        except AttributeError as error:
+            raise UsageError(
+                f"A {type(model).__name__} does not name its two vocabularies ({error}), so its ids "
+                "cannot be told apart. Leave this source out."
+            ) from error
+        self._passes = _choose_passes(model, self.sides, max_inputs)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of the decoder's ids."""
+        return self.sides.num_decoder_ids
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of both sides together; each has a limit of its own, too."""
+        if self.sides.encoder_length is None or self.sides.decoder_length is None:
+            return None
+        return self.sides.encoder_length + self.sides.decoder_length
+
+    @property
+    def device(self) -> str:
+        """Where the model is; sources on different devices answer at the same time."""
+        return str(self._model.device)
+
+    @property
+    def strategy(self) -> str:
+        """How queries are answered: "cached", or "recomputed" where rolling back fails."""
+        return "cached" if self._passes.keeps else "recomputed"
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        """Answer a batch of queries; what is cached of a prefix is not computed again."""
+        for query in queries:
+            self.sides.check(query)
+        return self._passes.answer(queries, read_scores)
+
+    def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
+        """Answer a batch of queries by whole distributions."""
+        for query in queries:
+            self.sides.check(query)
+        return self._passes.answer(queries, read_distributions)
+
+    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
+        """Let the model continue each query by ``num_tokens`` picks."""
+        return drafted(self.score, queries, num_tokens)
+
+
+def _choose_passes(model: Any, sides: Sides, max_inputs: int) -> DecoderPasses:
+    """The fastest way that gives the numbers of a plain forward pass of this model.
+
+    Texts stay cached if rolling back works; else all is computed anew; and one by one where
+    texts in one pass disturb each other, as they do in some mixtures of experts.
+    """
+    probe = _probe(sides, getattr(model.config, "pad_token_id", None))
+    try:
+        with torch.inference_mode():
+            expected = [_plain_scores(model, sides, query) for query in probe]
+    except Exception as error:
+        raise UsageError(f"The model cannot be run: {type(error).__name__}: {error}") from error
+
+    def make(most: int, num_branches: int, forbidden: Sequence[int]) -> DecoderPasses:
+        return DecoderPasses(
+            model,
+            sides.split,
+            max_inputs=most,
+            max_branches=num_branches,
+            forbidden=forbidden,
+        )
+
+    forbidden = _ruled_out(model.generation_config, sides.num_decoder_ids)
+    for most, num_branches in ((max_inputs, MAX_BRANCHES), (max_inputs, 0)):
+        if agrees(make(most, num_branches, ()), probe, expected, model.dtype):
+            return make(most, num_branches, forbidden)
+    return make(1, 0, forbidden)
+
+
+def _probe(sides: Sides, padding: int | None) -> list[Query]:
+    """Candidates after one input and after a shorter one, then what follows the first of them."""
+    usable = [token for token in range(sides.num_decoder_ids) if token != padding]
+    ids = tuple(usable[(7 * i * i + 3 * i + 1) % len(usable)] for i in range(12))
+    read = tuple((5 * i * i + i + 2) % sides.num_encoder_ids for i in range(7))
+    if padding is not None:
+        read = tuple(
+            (token + 1) % sides.num_encoder_ids if token == padding else token for token in read
+        )
+    first, second = sides.join(read, ids[:3]), sides.join(read[:4], ids[1:3])
+    return [
+        Query(first, ids[3:6]),
+        Query(first, ids[7:9]),
+        Query(second, ids[5:7]),
+        Query((*first, *ids[3:5]), ids[9:12]),
+    ]
+
+
+def _plain_scores(model: Any, sides: Sides, query: Query) -> list[float]:
+    encoder, decoder = sides.split(query.prefix)
+    output = model(
+        input_ids=torch.tensor([encoder], device=model.device),
+        decoder_input_ids=torch.tensor([decoder + query.continuation], device=model.device),
+        use_cache=False,
+    )
+    return spelled(output.logits[0], query)
+
+
+def _ruled_out(settings: Any, vocab_size: int) -> list[int]:
+    """Ids that a model's generation settings never allow."""
+    words = [word for word in getattr(settings, "bad_words_ids", None) or [] if len(word) == 1]
+    ids = [word[0] for word in words] + list(getattr(settings, "suppress_tokens", None) or [])
+    return sorted({token for token in ids if 0 <= token < vocab_size})

@@ -1,0 +1,73 @@
+"""The tokenizer of an encoder-decoder source: prompts are for the encoder, all else for the decoder."""
+
+from __future__ import annotations
+
+from typing import final
+
+from coolfusion.backends.huggingface.encoder_decoder import Sides
+from coolfusion.errors import PromptError
+from coolfusion.tokenization import HuggingFaceTokenizer
+from coolfusion.tokenizer import OwnPrompt
+
+
+@final
+class EncoderDecoderTokenizer:
+    """``tokenizer`` for both sides of a model; ``start`` are the ids that a response follows.
+
+    A raw prompt is what the encoder reads, with the special tokens before and after it that the
+    tokenizer's own rule adds. Nothing the encoder reads is ever decoded, so only the response
+    has to survive the tokenizer.
+    """
+
+    def __init__(
+        self, tokenizer: HuggingFaceTokenizer, sides: Sides, start: tuple[int, ...]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._sides = sides
+        self._start = start
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every id that ends a response."""
+        return self._tokenizer.end_ids
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """What the tokenizer loses of a text."""
+        return self._tokenizer.losses
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chat messages can be given to this tokenizer."""
+        return self._tokenizer.has_chat_template
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a part of a response, as the decoder has them."""
+        return self._tokenizer.encode(text)
+
+    def piece(self, token_id: int) -> bytes | None:
+        """The bytes a decoder's token adds to a text; None for all others."""
+        return self._tokenizer.piece(token_id) if token_id < self._sides.num_decoder_ids else None
+
+    def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
+        """The prefix of a response to a text, or to chat messages if there is a template.
+
+        Raises ``PromptError`` for messages without one, and for more than the encoder takes.
+        """
+        if isinstance(prompt, str):
+            read = self._tokenizer.encode_closed(prompt)
+        elif self.has_chat_template:
+            read = self._tokenizer.encode_prompt(prompt)
+        else:
+            raise PromptError(
+                "Chat messages were given to an encoder-decoder model, which has no chat template "
+                "and would read them as the text to work on. Give this source a prompt of its own, "
+                "the bare text: {NAME: TEXT, ...} in place of the prompt (on the command line: "
+                "--prompt-for NAME=TEXT)."
+            )
+        limit = self._sides.encoder_length
+        if limit is not None and len(read) > limit:
+            raise PromptError(
+                f"The prompt has {len(read)} tokens for an encoder that takes {limit}. Shorten it."
+            )
+        return self._sides.join(read, self._start)
