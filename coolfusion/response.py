@@ -27,7 +27,7 @@ from coolfusion.reranking import Reranker, ScoreTable, mean_nll, uniform
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenizer import Prompt, prompt_for
 from coolfusion.types import Absence, Candidate, Generation, StopReason, Usage
 
 FUSED = "fusion"  # who drafted the answer that all sources wrote together
@@ -70,7 +70,8 @@ def own_answers(
     source: Source, prompts: Sequence[Prompt], request: Request | None = None
 ) -> list[Generation]:
     """What one source answers when it decodes alone, one response per prompt."""
-    return Decoder([source]).generate_batch(prompts, request)
+    own = [prompt_for(prompt, source.name) for prompt in prompts]
+    return Decoder([source]).generate_batch(own, request)
 
 
 def sample_requests(request: Request, num_samples: int) -> list[Request]:
@@ -132,7 +133,7 @@ def rerank(
     for source in sources:
         requests = [
             ScoreRequest(
-                source.tokenizer.encode_prompt(prompts[row]),
+                source.tokenizer.encode_prompt(prompt_for(prompts[row], source.name)),
                 Canonical(),
                 tuple(candidate.text for candidate in candidates[row]),
                 tuple(candidate.ends for candidate in candidates[row]),

@@ -26,7 +26,7 @@ from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe
 from coolfusion.sources import Source, as_source_error
 from coolfusion.state import State, sampling_of
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenizer import prompt_for, prompt_text
 from coolfusion.types import Usage
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of guesses, in the drafter's tokens
@@ -167,7 +167,8 @@ class Speculator:
     def _chars_per_token(self, state: State, k: int) -> float:
         """How much text a token of source ``k`` stands for, in the prompt and the response."""
         num_tokens = len(state.prompts[k]) + len(state.encoded[k].ids)
-        return max(1, len(prompt_text(state.prompt)) + len(state.text)) / num_tokens
+        said = prompt_text(prompt_for(state.prompt, self._sources[k].name))
+        return max(1, len(said) + len(state.text)) / num_tokens
 
     def _seconds(self, k: int, num_tokens: float, num_texts: int) -> float:
         return self._recalls[k].pace.seconds(num_tokens, num_texts)
@@ -206,9 +207,11 @@ class Speculator:
         """The prompt and the response in the outside drafter's ids."""
         memory = self._memory(state)
         if not memory.prompt:
-            messages = not isinstance(state.prompt, str)
-            plain = messages and not getattr(source.tokenizer, "has_chat_template", True)
-            prompt = prompt_text(state.prompt) + "\n" if plain else state.prompt
+            # Whatever it is given, it only guesses; of several prompts it takes the first source's.
+            prompt = prompt_for(state.prompt, self._sources[0].name)
+            messages = not isinstance(prompt, str)
+            if messages and not getattr(source.tokenizer, "has_chat_template", True):
+                prompt = prompt_text(prompt) + "\n"
             try:
                 memory.prompt = source.tokenizer.encode_prompt(prompt)
             except PromptError as error:  # what a drafter cannot read is no fault of the prompt
@@ -256,10 +259,3 @@ class Speculator:
             sampling_of(state.request, source.name),
             state.lane,
         )
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """The words of a prompt."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(message["content"] for message in prompt)

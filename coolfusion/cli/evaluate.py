@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
+from coolfusion.cli.strategy import add_strategy_options
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
@@ -51,8 +52,8 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--systems",
         metavar="NAMES",
-        help="comma-separated: rerank, cool_r, self_consistency, majority, fusion (default: all); "
-        "the sources alone are always run",
+        help="comma-separated: rerank, cool_r, self_consistency, majority, fusion (default: these), "
+        "mixture, mixture(geometric), mixture(top_k_union); the sources alone are always run",
     )
     group.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     group.add_argument(
@@ -73,6 +74,7 @@ def add_parser(commands: Any) -> None:
     )
     options.add_model_options(parser)
     options.add_fusion_options(parser)
+    add_strategy_options(parser)
     options.add_request_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -113,8 +115,9 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
         fusion = options.load_fusion(arguments)
         bar = options.Progress("rows", sys.stderr)
         report = evaluate(
-            fusion.decoder,
+            fusion.segments,
             task,
+            fused=fusion.decoder_for(),
             metric=metric,
             request=request,
             plan=plan,
@@ -158,6 +161,11 @@ def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
     """The report on a task of lm-evaluation-harness."""
     from coolfusion.evaluation import Record
 
+    if arguments.strategy == "mixture":
+        raise UsageError(
+            "Tasks of lm_eval are run for fusions by segments. Leave --strategy mixture out, or give "
+            "a file of rows."
+        )
     if arguments.systems is not None or arguments.samples is not None:
         raise UsageError(
             "Tasks of lm_eval are run for every source and the fusion; --systems and --samples are "

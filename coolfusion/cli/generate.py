@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import options, rows
-from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.prompts import own_prompts, prompt_of
+from coolfusion.cli.strategy import add_strategy_options
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.trace import TraceWriter
@@ -18,7 +19,7 @@ from coolfusion.types import Generation, Step
 
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
-    from coolfusion.state import State
+    from coolfusion.stepwise import Stepwise
     from coolfusion.tokenizer import Prompt
 
 
@@ -32,6 +33,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input"
     )
+    parser.add_argument(
+        "--prompt-for",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="what this source is given in place of PROMPT; repeatable",
+    )
     parser.add_argument("--system", metavar="TEXT", help="a system message before the prompt")
     parser.add_argument(
         "--raw",
@@ -40,6 +48,7 @@ def add_parser(commands: Any) -> None:
     )
     options.add_model_options(parser)
     options.add_fusion_options(parser)
+    add_strategy_options(parser)
     options.add_request_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -80,24 +89,27 @@ def run(arguments: argparse.Namespace) -> int:
     request = options.request_of(arguments)
     if arguments.input is not None:
         return rows.run(arguments, request)
-    text = options.read_text(arguments.prompt)
-    if not text.strip():
+    own = own_prompts(arguments)
+    # With prompts for sources there may be no common one; nothing is waited for then.
+    text = None if own and arguments.prompt is None else options.read_text(arguments.prompt)
+    if text is not None and not text.strip():
         raise UsageError("The prompt is empty, so there is nothing to continue. Give some text.")
     if arguments.trace is not None:
         options.check_writable(arguments.trace)
     fusion = options.load_fusion(arguments)
-    prompt = prompt_of(arguments, fusion, text)
+    prompt = prompt_of(arguments, fusion, text, own)
     if arguments.n_best is not None:
         for ranked in BeamSearch(fusion.decoder, arguments.n_best).generate(prompt, request):
             record = {**result_dict(ranked.generation), "cost": ranked.cost}
             print(json.dumps(record, ensure_ascii=False))
         return 0
-    state = fusion.decoder.start(prompt, request)
+    decoder = fusion.decoder_for()
+    state = decoder.start(prompt, request)
     # Only now that nothing can be refused any more may an old trace be replaced.
     with open(arguments.trace, "w", encoding="utf-8") if arguments.trace else nullcontext() as file:
         recorder = _Recorder(file)
         recorder.start(fusion, prompt)
-        return _answer(arguments, fusion, state, recorder)
+        return _answer(arguments, decoder, state, recorder)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -105,6 +117,10 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
     if arguments.input is not None and arguments.prompt is not None:
         raise UsageError("Give a prompt or --input, not both.")
+    if arguments.input is not None and arguments.prompt_for:
+        raise UsageError(
+            '--prompt-for is about one prompt. Rows of --input have "prompts" of their own.'
+        )
     if arguments.output is not None and arguments.input is None:
         raise UsageError(
             "--output holds the rows of --input. For one prompt, redirect standard output."
@@ -114,6 +130,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 f"--{option} follows one way of decoding, and --n-best several. Leave one out."
             )
+    if arguments.n_best is not None and arguments.strategy == "mixture":
+        raise UsageError("--n-best searches among segments, and a mixture has none. Leave one out.")
     for option in ("trace", "explain"):
         if arguments.input is not None and getattr(arguments, option):
             raise UsageError(
@@ -126,10 +144,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _answer(
-    arguments: argparse.Namespace, fusion: FusionModel, state: State, recorder: _Recorder
+    arguments: argparse.Namespace, decoder: Stepwise[Any], state: Any, recorder: _Recorder
 ) -> int:
     """Decode step by step, showing and recording each as soon as it is committed."""
-    names = [source.name for source in fusion.sources]
+    names = [source.name for source in decoder.sources]
     screen = Painter(names, sys.stdout, allowed=not (arguments.no_color or arguments.json))
     aside = Painter(names, sys.stderr, allowed=not arguments.no_color)
     if screen.paints and not arguments.quiet:
@@ -138,13 +156,13 @@ def _answer(
     failure: BaseException | None = None
     try:
         while state.stop_reason is None:
-            state, step = fusion.decoder.step(state)
+            state, step = decoder.step(state)
             steps.append(step)
             recorder.step(step)
             _show(step, arguments, screen, aside)
     except (KeyboardInterrupt, SourceError) as error:
         failure = error
-    generation = fusion.decoder.finish(state, steps)
+    generation = decoder.finish(state, steps)
     recorder.end(generation)
     if arguments.json:
         print(json.dumps(result_dict(generation), ensure_ascii=False))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from coolfusion.cli.strategy import strategy_options
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,11 +126,14 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     """The fusion that the options describe; a terminal is shown how far loading has come."""
-    from coolfusion.fusion import FusionModel, check_recipe_options
+    from coolfusion.fusion import FusionModel, check_fusion_options
+    from coolfusion.strategies import MIXTURE, check_segments_options
 
     names = split_list(arguments.names)
-    options = recipe_options(arguments)
-    check_recipe_options(arguments.model, names, **options)
+    options = {**recipe_options(arguments), **strategy_options(arguments)}
+    if options["strategy"] != MIXTURE:
+        check_segments_options(options)
+    check_fusion_options(arguments.model, names, drafter=arguments.drafter, **options)
     bar = Progress("loading", sys.stderr)
     quiet_transformers()
     fusion = FusionModel.from_pretrained(
@@ -187,13 +191,20 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
     The file is that of ``--config``, or a single ``-m`` that is one. None: there is no file.
     """
     from coolfusion.fusion_file import fusion_file_among, settled_options
+    from coolfusion.strategies import MIXTURE
 
     if not hasattr(arguments, "config"):
         return None
     if arguments.config is None and fusion_file_among(arguments.model) is None:
         return None
-    judge = {key: getattr(arguments, key, None) for key in ("reranker", "weights", "lead")}
-    settled = settled_options(arguments.model, arguments.config, **judge)
+    keys = ("reranker", "weights", "lead", "strategy")
+    given = {key: getattr(arguments, key, None) for key in keys}
+    settled = settled_options(arguments.model, arguments.config, **given)
+    if settled.get("strategy") == MIXTURE and not hasattr(arguments, "strategy"):
+        raise UsageError(
+            f'The fusion file has the strategy "{MIXTURE}", and coolfusion {arguments.command} is about '
+            "segments. Leave the key out of the file, or use generate or eval."
+        )
     settled.setdefault("models", None)
     named = {_OPTION_OF.get(key, key): value for key, value in settled.items()}
     return {key: value for key, value in named.items() if hasattr(arguments, key)}

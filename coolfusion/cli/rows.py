@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeGuard
+from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.prompts import prompt_of
@@ -19,7 +19,7 @@ from coolfusion.errors import PromptError, UsageError
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.recipe import Request
-    from coolfusion.tokenizer import Prompt
+    from coolfusion.tokenizer import OwnPrompt, Prompt
 
 
 ROW_START = b'{"id": '
@@ -27,10 +27,14 @@ ROW_START = b'{"id": '
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt of a file; ``id`` is its own or its number."""
+    """One prompt of a file; ``id`` is its own or its number.
+
+    Sources in ``own`` are given what it says, all others ``content`` (None: there are no others).
+    """
 
     id: str | int
-    content: str | list[dict[str, str]]
+    content: OwnPrompt | None
+    own: Mapping[str, OwnPrompt] = field(default_factory=dict)
 
 
 def run(arguments: argparse.Namespace, request: Request) -> int:
@@ -65,16 +69,17 @@ def answers(
     arguments: argparse.Namespace, fusion: FusionModel, todo: list[Row], request: Request
 ) -> Iterator[dict[str, Any]]:
     """A record for each row, in the order in which they finish; a bad row's holds its error."""
+    decoder = fusion.decoder_for()
     good: list[tuple[Row, Prompt]] = []
     for row in todo:
         try:
-            prompt = _prompt(arguments, fusion, row)
-            fusion.decoder.start(prompt, request)
+            prompt = prompt_of(arguments, fusion, row.content, row.own)
+            decoder.start(prompt, request)
             good.append((row, prompt))
         except PromptError as error:
             yield {"id": row.id, "error": str(error)}
     prompts = [prompt for _, prompt in good]
-    for index, generation in fusion.decoder.generate_each(
+    for index, generation in decoder.generate_each(
         prompts, request, max_rows=arguments.batch_size, max_tokens=arguments.max_batch_tokens
     ):
         yield {"id": good[index][0].id, **result_dict(generation)}
@@ -151,32 +156,28 @@ def _row(path: str, number: int, line: str) -> Row:
     if isinstance(value, str):
         return Row(number, value)
     row_id = value.get("id", number) if isinstance(value, dict) else None
-    if isinstance(row_id, (str, int)):
+    own = value.get("prompts", {}) if isinstance(value, dict) else None
+    if isinstance(row_id, (str, int)) and isinstance(own, dict):
         prompt, messages = value.get("prompt"), value.get("messages")
-        if messages is None and isinstance(prompt, str):
-            return Row(row_id, prompt)
-        if prompt is None and _are_messages(messages):
-            return Row(row_id, messages)
+        common = [each for each in (prompt, messages) if each is not None]
+        given = [*common, *own.values()]
+        is_as_named = not isinstance(prompt, list) and not isinstance(messages, str)
+        if given and len(common) < 2 and is_as_named and all(map(_is_prompt, given)):
+            return Row(row_id, next(iter(common), None), own)
     raise UsageError(
         f'"{path}" line {number + 1} is no row. A row is a string, or an object with "prompt" or '
-        '"messages" and, if wanted, an "id" of text or a whole number.'
+        '"messages" and, if wanted, "prompts" that map names of sources to texts or messages of '
+        'their own, and an "id" of text or a whole number.'
     )
 
 
-def _are_messages(content: object) -> TypeGuard[list[dict[str, str]]]:
-    return isinstance(content, list) and all(
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-        for message in content
+def _is_prompt(content: object) -> bool:
+    return isinstance(content, str) or (
+        isinstance(content, list)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in content
+        )
     )
-
-
-def _prompt(arguments: argparse.Namespace, fusion: FusionModel, row: Row) -> Prompt:
-    if isinstance(row.content, str):
-        return prompt_of(arguments, fusion, row.content)
-    return _as_prompt(row.content)
-
-
-def _as_prompt(messages: Iterable[dict[str, str]]) -> Prompt:
-    return [{"role": message["role"], "content": message["content"]} for message in messages]

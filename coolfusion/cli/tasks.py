@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coolfusion.cli import options
 from coolfusion.cli.prompts import prompt_of
 from coolfusion.errors import UsageError
+from coolfusion.tokenizer import EVERYONE_ELSE
 
 if TYPE_CHECKING:
     from coolfusion.evaluation import Row
@@ -41,8 +42,9 @@ def row_prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:
         arguments.raw = True
 
     def prompt(row: Row) -> Prompt:
-        if isinstance(row.prompt, str):
+        if not isinstance(row.prompt, Mapping):
             return prompt_of(arguments, fusion, row.prompt)
-        return row.prompt
+        own = {name: each for name, each in row.prompt.items() if name != EVERYONE_ELSE}
+        return prompt_of(arguments, fusion, row.prompt.get(EVERYONE_ELSE), own)
 
     return prompt

@@ -12,7 +12,7 @@ from coolfusion.decoder import Decoder
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.recipe import Request
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Message, Prompt
+from coolfusion.tokenizer import Message, OwnPrompt
 
 MESSAGES = "\x00messages\x00"  # begins a context that holds chat messages
 _WORD_START = re.compile(r"(?<=\s)(?=\S)")
@@ -24,7 +24,7 @@ def message_text(messages: Sequence[Mapping[str, str]]) -> str:
     return MESSAGES + json.dumps([dict(message) for message in messages]) + MESSAGES
 
 
-def context_of(text: str) -> Prompt:
+def context_of(text: str) -> OwnPrompt:
     """The prompt that a context stands for: messages, or the text itself.
 
     Raises ``UsageError`` for messages with text after them, which no template can render.
@@ -58,7 +58,7 @@ def request_of(settings: Mapping[str, Any], max_new_tokens: int) -> Request:
     )
 
 
-def fitted(prompt: Prompt, sources: Sequence[Source], request: Request) -> Prompt:
+def fitted(prompt: OwnPrompt, sources: Sequence[Source], request: Request) -> OwnPrompt:
     """The prompt, cut from the left at word starts until every source has room to answer.
 
     Raises ``PromptError`` where not even its last word leaves room, or messages would have to

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from coolfusion.backend import Sampling
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric, metric_named
-from coolfusion.evaluation.systems import SYSTEMS
+from coolfusion.evaluation.systems import SYSTEMS, is_mixture, mixture_named
 from coolfusion.evaluation.tasks import Task
+from coolfusion.recipe import Recipe
 from coolfusion.response import FUSED
 
 SAMPLED = Sampling(temperature=0.7)  # as arXiv 2203.11171 samples its largest models
@@ -18,7 +19,7 @@ SAMPLED = Sampling(temperature=0.7)  # as arXiv 2203.11171 samples its largest m
 class Plan:
     """What is compared.
 
-    ``systems``: names from ``SYSTEMS``; the sources alone are always run. ``num_samples``: how
+    ``systems``: names from ``SYSTEMS``, and those of mixtures (``mixture``, ``mixture(RULE)``); the sources alone are always run. ``num_samples``: how
     often each source is sampled for the votes; None: as often as fits into what the fusion
     computed (equal compute). ``sampling``: how they are sampled. ``batch_size``: rows decoded
     side by side. ``seed``: of the intervals and tests.
@@ -31,11 +32,14 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.systems if name not in SYSTEMS]
-        if unknown:
-            raise UsageError(
-                f'There is no system "{unknown[0]}". Choose from {", ".join(SYSTEMS)}.'
-            )
+        for name in self.systems:
+            if is_mixture(name):
+                mixture_named(name, Recipe())
+            elif name not in SYSTEMS:
+                raise UsageError(
+                    f'There is no system "{name}". Choose from {", ".join(SYSTEMS)}, mixture and '
+                    "mixture(RULE)."
+                )
         if self.num_samples is not None and self.num_samples < 1:
             raise UsageError(f"num_samples is {self.num_samples}; it must be at least 1.")
         if self.batch_size < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import Report, judge, report_on
 from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
 from coolfusion.evaluation.tasks import Row, Task
+from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.recipe import Request
 from coolfusion.reranking import Floats
 from coolfusion.response import FUSED, sample_requests
+from coolfusion.stepwise import Stepwise
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,6 +30,7 @@ def evaluate(
     decoder: Decoder,
     task: Task,
     *,
+    fused: Stepwise[Any] | None = None,
     metric: str = "exact_match",
     request: Request | None = None,
     plan: Plan | None = None,
@@ -39,11 +43,14 @@ def evaluate(
     ``metric`` is for rows without one of their own. Pairs that ``record`` holds are not run
     again; those with an error are. ``prompt_of`` maps a row to what the sources are given
     (default: the row's prompt as it stands). ``progress`` is called with (system, rows
-    finished, of how many). Raises ``UsageError`` for what cannot be done as asked; a row that
+    finished, of how many). ``fused`` is what answers as the system ``fusion`` (default: the
+    ``decoder``). Raises ``UsageError`` for what cannot be done as asked; a row that
     cannot be answered or judged is reported and costs only that row.
     """
+    task.check_names([source.name for source in decoder.sources])
     run = _Run(
         decoder,
+        fused or decoder,
         task,
         row_metrics(task, metric),
         request or Request(),
@@ -61,6 +68,7 @@ class _Run:
     """One call of ``evaluate``: its arguments, and the order in which systems are run."""
 
     decoder: Decoder
+    fused: Stepwise[Any]
     task: Task
     metrics: dict[str | int, Metric]
     request: Request
@@ -91,9 +99,10 @@ class _Run:
         """Run everything planned, and return the systems' names in the order of the report."""
         planned = self.plan.systems
         self._check_names()
+        mixtures = [self._mixing(name) for name in planned if systems.is_mixture(name)]
         ran = [self._alone(name, self.request, k) for k, name in enumerate(self.names)]
         fused = systems.decoding(
-            FUSED, self.decoder, self.request, self.prompt_of, self.plan.batch_size
+            FUSED, self.fused, self.request, self.prompt_of, self.plan.batch_size
         )
         if FUSED in planned or "cool_r" in planned:
             ran.append(fused)
@@ -104,7 +113,8 @@ class _Run:
         if "cool_r" in planned:
             reranked.append(self._reranking("cool_r", (*self.names, FUSED)))
         self._run_all(reranked)
-        order = [*ran, *reranked, *self._votes()]
+        order = [*ran, *reranked, *self._votes(), *mixtures]
+        self._run_all(mixtures)
         # The fusion is what is judged: it comes last.
         order.sort(key=lambda system: system.name == FUSED)
         return [system.name for system in order]
@@ -177,6 +187,11 @@ class _Run:
         alone = Decoder([self.decoder.sources[k]])
         return systems.decoding(name, alone, request, self.prompt_of, self.plan.batch_size)
 
+    def _mixing(self, name: str) -> System:
+        mixture = systems.mixture_named(name, self.decoder.recipe)
+        mixer = MixtureDecoder(self.decoder.sources, mixture)
+        return systems.decoding(name, mixer, self.request, self.prompt_of, self.plan.batch_size)
+
     def _reranking(self, name: str, needs: Sequence[str]) -> System:
         return systems.reranking(
             name,
@@ -189,7 +204,8 @@ class _Run:
 
     def _check_names(self) -> None:
         for name in self.names:
-            if name in SYSTEMS or "#" in name or name.startswith("self_consistency("):
+            taken = name in SYSTEMS or name.startswith("self_consistency(")
+            if taken or "#" in name or systems.is_mixture(name):
                 raise UsageError(
                     f'A source is named "{name}", which is the name of a system here. Name it otherwise.'
                 )

@@ -2,6 +2,7 @@
 
     NAME                    a source alone, greedy or as the request samples
     fusion                  all sources, by the recipe
+    mixture, mixture(RULE)  the sources' distributions mixed at every step, by a rule of mixing.py
     rerank                  the sources' own answers, reranked together (the paper's Rerank)
     cool_r                  those and the fused answer (the paper's Cool+R)
     self_consistency(NAME)  a vote over samples of the best source, chosen in hindsight
@@ -16,22 +17,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from coolfusion.decoder import Decoder
-from coolfusion.errors import PromptError, SourceError
+from coolfusion.errors import PromptError, SourceError, UsageError
 from coolfusion.evaluation.likelihood import log_likelihoods, mean, source_weights
 from coolfusion.evaluation.records import Outcome
 from coolfusion.evaluation.tasks import Row
-from coolfusion.recipe import Request
+from coolfusion.mixture.recipe import Mixture, make_mixture
+from coolfusion.recipe import Recipe, Request
 from coolfusion.response import FUSED, Ranking, candidates_of, rerank
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Prompt
+from coolfusion.stepwise import Stepwise
+from coolfusion.tokenizer import Prompt, prompt_for, prompts_among
 from coolfusion.types import Generation, StopReason
 from coolfusion.voting import majority_vote
 
 SYSTEMS = ("sources", "rerank", "cool_r", "self_consistency", "majority", FUSED)
+MIXED = "mixture"
 
 Outcomes = Mapping[tuple[str, str | int], Outcome]
 PromptOf = Callable[[Row], Prompt]
@@ -52,16 +57,30 @@ class System:
         return row.digest(with_references=self.scores_references)
 
 
+def is_mixture(name: str) -> bool:
+    """Whether a system's name is that of a mixture."""
+    return name == MIXED or name.startswith(f"{MIXED}(")
+
+
+def mixture_named(name: str, recipe: Recipe) -> Mixture:
+    """The mixture of that name, with the recipe's weights. Raises ``UsageError`` for a bad rule."""
+    if name != MIXED and not name.endswith(")"):
+        raise UsageError(f'There is no system "{name}". Write {MIXED} or {MIXED}(RULE).')
+    rule = name[len(MIXED) + 1 : -1] or None
+    return make_mixture(rule, weights=recipe.weights, prior=recipe.prior)
+
+
 def decoding(
-    name: str, decoder: Decoder, request: Request, prompt_of: PromptOf, batch_size: int
+    name: str, decoder: Stepwise[Any], request: Request, prompt_of: PromptOf, batch_size: int
 ) -> System:
     """Answers by decoding: a source alone, one of its samples, or the fusion."""
+    names = [source.name for source in decoder.sources]
 
     def answer(rows: Sequence[Row], _: Outcomes) -> Iterator[Outcome]:
         accepted: list[tuple[Row, Prompt]] = []
         for row in rows:
             try:
-                prompt = prompt_of(row)
+                prompt = prompts_among(prompt_of(row), names)
                 decoder.start(prompt, request)
                 accepted.append((row, prompt))
             except PromptError as error:
@@ -179,7 +198,8 @@ def scoring(source: Source, prompt_of: PromptOf, batch_size: int) -> System:
         accepted: list[tuple[Row, tuple[int, ...]]] = []
         for row in rows:
             try:
-                accepted.append((row, source.tokenizer.encode_prompt(prompt_of(row))))
+                own = prompt_for(prompt_of(row), source.name)
+                accepted.append((row, source.tokenizer.encode_prompt(own)))
             except PromptError as error:
                 yield _unscored(source.name, row, error)
         for start in range(0, len(accepted), batch_size):

@@ -3,23 +3,26 @@
     {"prompt": "2 + 3 =", "reference": "5"}
     {"id": "b", "messages": [{"role": "user", "content": "..."}], "reference": ["7", "seven"],
      "metric": "contains"}
+    {"prompts": {"mt": "Der Hund.", "llm": "Say in English: Der Hund."}, "reference": "The dog."}
 
 A row is a "prompt" or "messages", a "reference" (text, a number, or a list of texts of which
-any will do), and if wanted an "id" (default: the row's number from 0) and a "metric".
+any will do), and if wanted an "id" (default: the row's number from 0) and a "metric". A source
+named in "prompts" is given what stands there, text or messages, in place of the row's prompt,
+which a row that names all sources can do without.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from coolfusion.errors import UsageError
-from coolfusion.tokenizer import Message, Prompt
+from coolfusion.errors import PromptError, UsageError
+from coolfusion.tokenizer import EVERYONE_ELSE, Message, OwnPrompt, Prompt, check_prompt_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,14 @@ class Task:
         if count is not None and count < 1:
             raise UsageError(f"The limit of rows is {count}; it must be at least 1.")
         return replace(self, rows=self.rows[:count])
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raise ``UsageError`` for a row with prompts for others than these sources, or not for all."""
+        for row in self.rows:
+            try:
+                check_prompt_names(row.prompt, names)
+            except PromptError as error:
+                raise UsageError(f"{row.place or f'Row {row.id!r}'}: {error}") from None
 
 
 def read_task(path: str | PathLike[str]) -> Task:
@@ -97,7 +108,7 @@ def _task(name: str, records: list[tuple[str, Any]]) -> Task:
 def _row(place: str, number: int, record: Any) -> Row:
     if not isinstance(record, Mapping):
         raise UsageError(
-            f'{place} is {record!r}; a row is an object with "prompt" or "messages" and "reference".'
+            f'{place} is {record!r}; a row is an object with "prompt", "messages" or "prompts", and "reference".'
         )
     row_id = record.get("id", number)
     if not isinstance(row_id, (str, int)) or isinstance(row_id, bool):
@@ -109,16 +120,39 @@ def _row(place: str, number: int, record: Any) -> Row:
 
 
 def _prompt(place: str, record: Mapping[str, Any]) -> Prompt:
-    prompt, messages = record.get("prompt"), record.get("messages")
-    if (prompt is None) == (messages is None):
-        raise UsageError(f'{place} must have either a "prompt" or "messages".')
+    prompt, messages, own = (record.get(key) for key in ("prompt", "messages", "prompts"))
+    if (prompt is not None and messages is not None) or (prompt, messages, own) == (None,) * 3:
+        raise UsageError(
+            f'{place} must have either a "prompt" or "messages", or "prompts" for all sources.'
+        )
+    prompts: dict[str, OwnPrompt] = {}
+    if own is not None:
+        if not isinstance(own, Mapping) or not own:
+            raise UsageError(
+                f'{place} has the "prompts" {own!r}; they map names of sources to texts or messages.'
+            )
+        prompts = {str(name): _own_prompt(place, f"prompts {name}", own[name]) for name in own}
     if prompt is not None:
-        if not isinstance(prompt, str) or not prompt:
-            raise UsageError(f'{place} has the "prompt" {prompt!r}; it must be text, not empty.')
-        return prompt
-    if not isinstance(messages, list) or not messages:
-        raise UsageError(f'{place} has no list of chat messages in "messages".')
-    return [_message(place, message) for message in messages]
+        prompts[EVERYONE_ELSE] = _text(place, "prompt", prompt)
+    elif messages is not None:
+        prompts[EVERYONE_ELSE] = _messages(place, "messages", messages)
+    return prompts[EVERYONE_ELSE] if own is None else prompts
+
+
+def _own_prompt(place: str, key: str, value: Any) -> OwnPrompt:
+    return _text(place, key, value) if isinstance(value, str) else _messages(place, key, value)
+
+
+def _text(place: str, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f'{place} has the "{key}" {value!r}; it must be text, not empty.')
+    return value
+
+
+def _messages(place: str, key: str, value: Any) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise UsageError(f'{place} has no list of chat messages in "{key}".')
+    return [_message(place, message) for message in value]
 
 
 def _message(place: str, message: Any) -> Message:

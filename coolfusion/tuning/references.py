@@ -37,6 +37,7 @@ from coolfusion.recipe import Recipe
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, score
 from coolfusion.sources import Source
+from coolfusion.tokenizer import prompt_for
 from coolfusion.tuning.objectives import (
     Contender,
     Measured,
@@ -103,7 +104,8 @@ class References:
             begun = time.perf_counter()
             digest = row.digest(with_references=True)
             try:
-                prompt = source.tokenizer.encode_prompt(self.prompt_of(row))
+                own = prompt_for(self.prompt_of(row), source.name)
+                prompt = source.tokenizer.encode_prompt(own)
                 requests = self._requests(source, prompt, row, boundary)
             except PromptError as error:
                 yield Outcome(system, row.id, digest, error=str(error))
