@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from coolfusion.backend import Query, Scores
+from coolfusion.backend import Distributions, Query, Scores
 from coolfusion.errors import SourceError
 
 
@@ -28,6 +28,11 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class AskDistributions(Ask):
+    """A query whose answer is to be whole distributions, ``Distributions`` instead of ``Scores``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fork:
     """Conversations to be held side by side, none waiting for another."""
 
@@ -35,17 +40,28 @@ class Fork:
 
 
 Result = TypeVar("Result")
-Answer: TypeAlias = Scores | SourceError
+Answer: TypeAlias = Scores | Distributions | SourceError
 Talk: TypeAlias = Generator[list[Ask] | Fork, list[Any], Result]
 
 
 def ask(questions: list[Ask]) -> Talk[list[Scores]]:
     """Ask all questions at once; the first answer that is an error is raised."""
     answers: list[Answer] = (yield questions) if questions else []
+    _raise_first(answers)
+    return [answer for answer in answers if isinstance(answer, Scores)]
+
+
+def ask_distributions(questions: list[AskDistributions]) -> Talk[list[Distributions]]:
+    """The same for whole distributions."""
+    answers: list[Answer] = (yield [*questions]) if questions else []
+    _raise_first(answers)
+    return [answer for answer in answers if isinstance(answer, Distributions)]
+
+
+def _raise_first(answers: Sequence[Answer]) -> None:
     for answer in answers:
         if isinstance(answer, SourceError):
             raise answer
-    return [answer for answer in answers if isinstance(answer, Scores)]
 
 
 def together(talks: Sequence[Talk[Result]]) -> Talk[list[Result | SourceError]]:

@@ -40,6 +40,11 @@ class Boundary:
     max_tokens: int | None = 64
 
 
+def is_unspaced(character: str) -> bool:
+    """Whether it is of a script whose words are written without spaces between them."""
+    return _UNSPACED_CHARACTER.match(character) is not None
+
+
 def _word_cuts(text: str) -> list[int]:
     cuts = {match.start() for match in _WORD_CUT.finditer(text)}
     if _UNSPACED_CHARACTER.search(text):

@@ -13,8 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from coolfusion.asking import Ask
-from coolfusion.backend import Backend, Query, Sampling, Scores
+import numpy as np
+
+from coolfusion.asking import Ask, AskDistributions
+from coolfusion.backend import (
+    Backend,
+    DistributionBackend,
+    Distributions,
+    Query,
+    Sampling,
+    Scores,
+)
+from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.measuring import Pace
 
 REACH = 64  # tokens before the end of a text about which answers are kept
@@ -83,7 +93,8 @@ def step(fact: Fact, token: int) -> Fact:
 class Recall:
     """Asks a backend, and never twice about the same lane's text.
 
-    Queries without a lane are passed on. ``pace`` is how fast the backend proved to be.
+    Queries without a lane are passed on, and so are those for whole distributions, of which few
+    are asked for again. ``pace`` is how fast the backend proved to be.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -91,8 +102,32 @@ class Recall:
         self.pace = Pace()
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
-    def answer(self, asks: Sequence[Ask]) -> list[Scores]:
+    def answer(self, asks: Sequence[Ask]) -> list[Scores | Distributions]:
         """Answer questions in order; only what is not known yet is asked of the model."""
+        whole = [i for i, ask in enumerate(asks) if isinstance(ask, AskDistributions)]
+        if not whole:
+            return [*self._scores(asks)]
+        answers: dict[int, Scores | Distributions] = {}
+        answers.update(zip(whole, self._distributions([asks[i].query for i in whole]), strict=True))
+        others = [i for i in range(len(asks)) if i not in answers]
+        answers.update(zip(others, self._scores([asks[i] for i in others]), strict=True))
+        return [answers[i] for i in range(len(asks))]
+
+    def _distributions(self, queries: Sequence[Query]) -> list[Distributions]:
+        if not isinstance(self._backend, DistributionBackend):
+            raise SourceError(
+                f"The backend {type(self._backend).__name__} has no method distributions, so that "
+                "nothing is known of the tokens it would not choose."
+            )
+        answers = self._backend.distributions(queries)
+        if any(np.isnan(a.log_probs).any() or (a.log_probs == np.inf).any() for a in answers):
+            raise NonFiniteError(
+                "The model returned NaN or infinity where log-probabilities of all tokens were "
+                "needed. Its weights may be damaged, or its dtype too narrow for it."
+            )
+        return answers
+
+    def _scores(self, asks: Sequence[Ask]) -> list[Scores]:
         known = [self._known(ask) for ask in asks]
         open_ = [i for i, ask in enumerate(asks) if not _is_whole(ask, known[i])]
         if not open_:

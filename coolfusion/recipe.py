@@ -15,6 +15,8 @@ from coolfusion.notation import reranker_named, weights_named
 from coolfusion.reranking import Reranker, lead, mean_nll, mean_perplexity, weighted
 from coolfusion.weights import PromptPrior, prior_named
 
+SCORES = ("tokens", "bytes")
+
 
 def _check(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
@@ -30,7 +32,8 @@ class Recipe:
     of them: a ``gate`` may let its draft stand uncontested, and it goes on alone once the
     ``budget`` is spent. A ``prior`` and ``hedge``, the learning rate of Hedge (0: none),
     multiply the weights by what the prompt and the response tell of each source. Every
-    source drafts ``num_samples`` times in a step; more than one needs a temperature.
+    source drafts ``num_samples`` times in a step; more than one needs a temperature. ``scores``
+    says what segments are scored by: their canonical "tokens" or all covers of their "bytes".
     """
 
     boundary: Boundary = words
@@ -42,8 +45,10 @@ class Recipe:
     prior: PromptPrior | None = None
     hedge: float = 0.0
     num_samples: int = 1
+    scores: str = "tokens"
 
     def __post_init__(self) -> None:
+        _check(self.scores in SCORES, "scores", self.scores, " or ".join(SCORES))
         usable = math.isfinite(self.hedge) and self.hedge >= 0
         _check(usable, "hedge", self.hedge, "a finite learning rate, 0 (none) or above")
         _check(self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
@@ -111,6 +116,7 @@ def make_recipe(
     prior: str | PromptPrior | None = None,
     hedge: float | None = None,
     num_samples: int | None = None,
+    scores: str | None = None,
 ) -> Recipe:
     """A preset with some of its parts replaced; names are those of the built-in parts.
 
@@ -141,6 +147,7 @@ def make_recipe(
         base.prior if prior is None else prior_named(prior),
         base.hedge if hedge is None else hedge,
         base.num_samples if num_samples is None else num_samples,
+        scores or base.scores,
     )
 
 

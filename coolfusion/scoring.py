@@ -7,6 +7,7 @@ only those are ever computed; sums over the steps telescope to the likelihood of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from coolfusion.asking import Ask, Talk, ask
@@ -37,6 +38,9 @@ class SegmentScores:
     num_tokens: tuple[int, ...]
     log_first: tuple[float, ...]
     usage: Usage
+
+
+Scorer = Callable[[int, Source, ScoreRequest], Talk[SegmentScores]]
 
 
 def score(k: int, source: Source, request: ScoreRequest) -> Talk[SegmentScores]:

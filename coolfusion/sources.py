@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from coolfusion.backend import Backend
+from coolfusion.backend import Backend, DistributionBackend
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenizer import Tokenizer
 
@@ -31,6 +31,27 @@ def check_names(names: Sequence[str]) -> None:
         raise UsageError(
             f"Sources must have distinct names, got {list(names)}. Names label the columns of every trace."
         )
+
+
+def check_byte_faithful(sources: Sequence[Source], done: str) -> None:
+    """Raise ``UsageError`` unless all sources say what bytes come next, and how likely.
+
+    ``done`` is what is to be done with them ("mixed"); the message names the first that cannot be,
+    and what was found of it.
+    """
+    for source in sources:
+        losses = getattr(source.tokenizer, "losses", ())
+        if losses:
+            raise UsageError(
+                f'Source "{source.name}" cannot be {done}: its tokenizer loses {"; ".join(losses)}, '
+                "so that its tokens do not stand for the bytes of a text. Leave it out."
+            )
+        if not isinstance(source.backend, DistributionBackend):
+            raise UsageError(
+                f'Source "{source.name}" cannot be {done}: its backend, {type(source.backend).__name__}, '
+                "gives no whole next-token distributions (it has no method distributions). Fuse it by "
+                "segments scored by tokens, or leave it out."
+            )
 
 
 def isolated(

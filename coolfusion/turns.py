@@ -10,12 +10,13 @@ from typing import final
 from coolfusion import contest
 from coolfusion.alignment import ratified_cuts
 from coolfusion.asking import Talk, together
+from coolfusion.byte_scoring import ByteScorer
 from coolfusion.contest import Turn
 from coolfusion.drafting import DraftRequest, Pen, draft
 from coolfusion.errors import SourceError
 from coolfusion.gates import LeadDraft
 from coolfusion.recipe import Recipe
-from coolfusion.scoring import ScoreRequest, score
+from coolfusion.scoring import Scorer, ScoreRequest, score
 from coolfusion.sources import Source
 from coolfusion.speculation import Speculator
 from coolfusion.state import State, sampling_of
@@ -36,6 +37,9 @@ class Turns:
         self._recipe = recipe
         self._speculator = speculator
         self._number = {source.name: k for k, source in enumerate(sources)}
+        self._scorers: list[Scorer] = [score] * len(sources)
+        if recipe.scores == "bytes":
+            self._scorers = [ByteScorer(source) for source in sources]
 
     def take(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Turn]]:
         """A step up to its winner, which is not committed yet.
@@ -65,7 +69,10 @@ class Turns:
         names = [n for n in turn.sources if n in turn.drafts and n not in turn.dropped]
         judges = [self._number[name] for name in names]
         scored = yield from together(
-            [score(k, self._sources[k], self._score_request(state, turn, k)) for k in judges]
+            [
+                self._scorers[k](k, self._sources[k], self._score_request(state, turn, k))
+                for k in judges
+            ]
         )
         for k, scores in zip(judges, scored, strict=True):
             if isinstance(scores, SourceError):

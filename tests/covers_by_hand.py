@@ -1,0 +1,88 @@
+"""The sums over covers of a text, term by term from their definitions: the slow twin of ``covers``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coolfusion.backend import Query
+from coolfusion.covers import CONTINUATIONS, END
+from coolfusion.sources import Source
+
+
+class ByHand:
+    """The sums of ``coolfusion.covers``, term by term from their definitions."""
+
+    def __init__(self, source: Source, prompt: tuple[int, ...]) -> None:
+        self.source = source
+        self.prompt = prompt
+        self.known: dict[tuple[int, ...], np.ndarray] = {}
+        ids = range(source.backend.vocab_size)
+        pieces = {i: source.tokenizer.piece(i) for i in ids if i not in source.tokenizer.end_ids}
+        self.pieces = {i: piece for i, piece in pieces.items() if piece}
+
+    def probs(self, ids: tuple[int, ...]) -> np.ndarray:
+        if ids not in self.known:
+            (answer,) = self.source.backend.distributions([Query(self.prompt + ids)])
+            self.known[ids] = np.exp(answer.log_probs[0])
+        return self.known[ids]
+
+    def admits(self, ids: tuple[int, ...], data: bytes) -> bool:
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return True
+        encode = self.source.tokenizer.encode
+        return any(encode(text + more)[: len(ids)] == ids for more in CONTINUATIONS)
+
+    def mass(
+        self, data: bytes, *, judged: bool, ids: tuple[int, ...] = (), start: int = 0
+    ) -> float:
+        """F of the bytes; if the last token, once complete, is not ``judged`` yet, before it is."""
+        rest = data[start:]
+        if not rest:
+            return 1.0
+        total = 0.0
+        for token, piece in self.pieces.items():
+            if piece.startswith(rest) and (len(piece) > len(rest) or not judged):
+                total += self.probs(ids)[token]
+            elif rest.startswith(piece):
+                longer, end = (*ids, token), start + len(piece)
+                if self.admits(longer, data[:end]):
+                    more = self.mass(data, judged=judged, ids=longer, start=end)
+                    total += self.probs(ids)[token] * more
+        return total
+
+    def next_bytes(self, data: bytes) -> np.ndarray:
+        """(257,) the normalised distribution of what comes after ``data``."""
+        found = self.sums(data)
+        return found / found.sum()
+
+    def sums(self, data: bytes) -> np.ndarray:
+        """(257,) the same, not normalised."""
+        found = np.zeros(257)
+        for byte in range(256):
+            longer = data + bytes([byte])
+            if _begins_text(longer):
+                found[byte] = self.mass(longer, judged=False)
+        if _is_text(data):
+            ids = self.source.tokenizer.encode(data.decode())
+            path = [self.probs(ids[:i])[ids[i]] for i in range(len(ids))]
+            ends = list(self.source.tokenizer.end_ids)
+            found[END] = np.prod(path) * self.probs(ids)[ends].sum()
+        return found
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _begins_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return True

@@ -1,0 +1,130 @@
+"""Scores by bytes are the sums over covers, and the decoder's laws hold with them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import normalizers
+
+from coolfusion.backend import GREEDY
+from coolfusion.backends.ngram import NgramBackend
+from coolfusion.byte_scoring import AFTER_A_SEGMENT, ByteScorer
+from coolfusion.canonical import Canonical, extend
+from coolfusion.covers import END
+from coolfusion.decoder import Decoder
+from coolfusion.errors import UsageError
+from coolfusion.recall import Recall
+from coolfusion.recipe import Request, make_recipe
+from coolfusion.rounds import hold
+from coolfusion.scoring import ScoreRequest, SegmentScores, score
+from coolfusion.sources import Source
+from coolfusion.testing import toy_source, toy_tokenizer
+from coolfusion.tokenization import HuggingFaceTokenizer
+from tests.covers_by_hand import ByHand
+
+FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
+TEXTS = (
+    "the cat sat on the mat. the category 12 \u65e5\u672c\u8a9e",
+    "the dog sat. a cat, 1234 caf\u00e9",
+)
+
+
+@lru_cache
+def toy(family: str) -> Source:
+    return toy_source(family, TEXTS, family=family, vocab_size=330)
+
+
+def request_for(source: Source, response: str, segments: dict[str, bool]) -> ScoreRequest:
+    canonical = extend(Canonical(), response, source.tokenizer)
+    prompt = source.tokenizer.encode_prompt("the")
+    return ScoreRequest(prompt, canonical, tuple(segments), tuple(segments.values()), GREEDY)
+
+
+def scored(source: Source, request: ScoreRequest) -> SegmentScores:
+    return hold(ByteScorer(source)(0, source, request), [Recall(source.backend)])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=8)
+@given(
+    response=st.sampled_from(["", " cat", " cat sat on"]),
+    segments=st.dictionaries(
+        st.sampled_from([" cat", " category", " mat.", " 12", " caf\u00e9", "\n", " x"]),
+        st.booleans(),
+        min_size=1,
+    ),
+)
+def test_scores_are_those_of_brute_force(
+    family: str, response: str, segments: dict[str, bool]
+) -> None:
+    source = toy(family)
+    request = request_for(source, response, segments)
+    found = scored(source, request)
+    by_hand = ByHand(source, request.prompt + request.response.ids)
+    for segment, got in zip(segments.items(), found.log_likelihoods, strict=True):
+        sums = by_hand.sums(segment[0].encode())
+        wanted = sums[END] if segment[1] else sums[AFTER_A_SEGMENT].sum()
+        assert np.isclose(np.exp(got), wanted, rtol=1e-9, atol=0)
+    for segment, got in zip(segments, found.log_first, strict=True):
+        assert np.isclose(np.exp(got), by_hand.sums(b"")[segment.encode()[0]])
+
+
+def test_after_an_unspaced_script_anything_may_follow() -> None:
+    source = toy("sentencepiece_bpe")
+    request = request_for(source, "", {" \u65e5\u672c": False})
+    (got,) = scored(source, request).log_likelihoods
+    data = " \u65e5\u672c".encode()
+    assert np.isclose(np.exp(got), ByHand(source, request.prompt).mass(data, judged=True))
+
+
+def test_a_word_that_could_go_on_is_not_favoured() -> None:
+    """By its tokens, a source that writes letters finds the beginning of a word likelier than it."""
+    source = toy_source("x", ["a category"] * 8, family="characters", order=6)
+    request = request_for(source, "", {" cat": False, " category": False})
+    by_tokens = hold(score(0, source, request), [Recall(source.backend)]).log_likelihoods
+    by_bytes = scored(source, request).log_likelihoods
+    assert by_tokens[0] > by_tokens[1]
+    assert by_bytes[0] < by_bytes[1]
+
+
+def test_segments_that_no_tokens_spell_are_scored_by_their_tokens() -> None:
+    raw = toy_tokenizer(TEXTS, family="byte_bpe")
+    raw.normalizer = normalizers.NFC()
+    tokenizer = HuggingFaceTokenizer(raw, end_ids=[raw.token_to_id("<end>")])
+    ids = [tokenizer.encode(text) for text in TEXTS]
+    source = Source("nfc", tokenizer, NgramBackend(ids, raw.get_vocab_size()))
+    request = request_for(source, "", {" cafe\u0301": False, " cat": False})
+    plain = hold(score(0, source, request), [Recall(source.backend)])
+    assert scored(source, request).log_likelihoods == plain.log_likelihoods
+
+
+def test_the_decoder_with_scores_by_bytes() -> None:
+    sources = [
+        toy_source("a", [TEXTS[0]] * 3, family="byte_bpe", vocab_size=330),
+        toy_source("b", [TEXTS[1]] * 3, family="unigram", vocab_size=330),
+    ]
+    recipe = make_recipe(scores="bytes", reranker="bits_per_byte")
+    request = Request(max_new_tokens=24)
+    prompts = ["the", "a cat", "the dog sat"]
+    fused = [Decoder(sources, recipe).generate(prompt, request) for prompt in prompts]
+    assert any(step.contested for each in fused for step in each.steps)
+    slow = Decoder(sources, recipe, speculation=None)
+    assert [slow.generate(p, request).text for p in prompts] == [each.text for each in fused]
+    batch = Decoder(sources, recipe).generate_batch(prompts, request)
+    assert [each.text for each in batch] == [each.text for each in fused]
+    one = Decoder([sources[0], Source("again", *_parts(sources[0]))], recipe)
+    alone = Decoder(sources[:1]).generate("the", request)
+    assert one.generate("the", request).text == alone.text
+
+
+def _parts(source: Source) -> tuple:
+    return source.tokenizer, source.backend
+
+
+def test_only_what_there_is_to_score_by() -> None:
+    with pytest.raises(UsageError, match="scores is 'letters'"):
+        make_recipe(scores="letters")
