@@ -4,7 +4,7 @@ Bad news would be a fusion of complementary sources that does not beat the best 
 reranked whole answers and its votes at equal compute; a weak partner that costs more than a
 standard error; a third or fourth source that does harm. The default is chosen on the
 development split (``--split dev``), where all alternatives run; the test split, looked at once,
-has the default, the paper's preset and the baselines.
+has the default, the paper's preset, the baselines and mixtures of distributions.
 
     python -m benchmarks.train_builtin beginner --output EXTRA/beginner    # and coins
     python -m benchmarks.settings --extra EXTRA [--split dev] [--count 400] [--only weak]
@@ -45,6 +45,8 @@ SETTINGS = {
     "three": ("sums", "groups", "money"),
     "four": ("sums", "groups", "money", "coins"),
 }
+# Mixed token by token where the sources share a vocabulary; else byte by byte, the union by strings.
+MIXTURES = ("mixture", "mixture(geometric)", "mixture(top_k_union)")
 ALTERNATIVES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "paper preset": {"preset": "paper"},
@@ -109,7 +111,7 @@ def report(
         for number, (chat, problem) in enumerate(zip(chats(problems), problems, strict=True))
     ]
     task = make_task("word problems", rows)
-    plan = Plan(systems=("sources", "rerank", "self_consistency", "fusion"))
+    plan = Plan(systems=("sources", "rerank", "self_consistency", "fusion", *MIXTURES))
     found = evaluate(Decoder(together), task, metric="last_number", request=REQUEST, plan=plan)
     return found, right(PRESETS["paper"], together, problems)
 

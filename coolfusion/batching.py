@@ -8,34 +8,58 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from typing import Generic, Protocol, TypeVar
 
 from coolfusion.asking import Talk
 from coolfusion.errors import UsageError
 from coolfusion.recipe import Request
 from coolfusion.rounds import Over, Rounds
-from coolfusion.state import State
 from coolfusion.tokenizer import Prompt
-from coolfusion.types import Generation, Step
-
-Stepped: TypeAlias = tuple[State, Step]
+from coolfusion.types import Generation, Step, StopReason
 
 MAX_ROWS = 32
 MAX_TOKENS = 65_536
 
 
-class Stepper(Protocol):
+class Progress(Protocol):
+    """What is needed of a response's state; ``prompts`` has the ids of every source."""
+
+    @property
+    def request(self) -> Request:
+        """How far it may go."""
+        ...
+
+    @property
+    def prompts(self) -> tuple[tuple[int, ...], ...]:
+        """What it answers."""
+        ...
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why it is over, if it is."""
+        ...
+
+    @property
+    def stop_string(self) -> str | None:
+        """What stopped it, if a string did."""
+        ...
+
+
+State = TypeVar("State", bound=Progress)
+
+
+class Stepper(Protocol[State]):
     """What is needed of a decoder."""
 
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
         """A state with nothing said yet."""
         ...
 
-    def rounds(self) -> Rounds[int, Stepped]:
+    def rounds(self) -> Rounds[int, tuple[State, Step]]:
         """What answers the questions that steps have for the sources."""
         ...
 
-    def stepping(self, state: State, num_texts: int = 1) -> Talk[Stepped]:
+    def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
         """One step as a conversation with the sources."""
         ...
 
@@ -63,7 +87,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Row:
+class Row(Generic[State]):
     """A response being decoded: which prompt's it is, and its steps so far."""
 
     index: int
@@ -73,7 +97,7 @@ class Row:
 
 
 def decode_each(
-    decoder: Stepper, prompts: Iterable[Prompt], request: Request | None, limits: Limits
+    decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None, limits: Limits
 ) -> Iterator[tuple[int, Generation]]:
     """(index, response) pairs in the order they finish; waiting prompts take freed rows.
 
@@ -82,7 +106,7 @@ def decode_each(
     waiting = _begun(decoder, prompts, request)
     following = next(waiting, None)
     rounds = decoder.rounds()
-    rows: dict[int, Row] = {}
+    rows: dict[int, Row[State]] = {}
     while rows or following is not None:
         while following is not None and _fits(following, rows.values(), limits):
             rows[following.index] = following
@@ -99,20 +123,22 @@ def decode_each(
                 del rows[over.key]
 
 
-def timed(over: Over[int, Stepped]) -> Stepped:
+def timed(over: Over[int, tuple[State, Step]]) -> tuple[State, Step]:
     """A state and its step, which says how long it took."""
     state, step = over.result
     return state, replace(step, seconds=over.seconds)
 
 
-def _begun(decoder: Stepper, prompts: Iterable[Prompt], request: Request | None) -> Iterator[Row]:
+def _begun(
+    decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None
+) -> Iterator[Row[State]]:
     for index, prompt in enumerate(prompts):
         state = decoder.start(prompt, request)
         longest = max(len(ids) for ids in state.prompts)
         yield Row(index, state, longest + state.request.max_new_tokens)
 
 
-def _fits(row: Row, rows: Collection[Row], limits: Limits) -> bool:
+def _fits(row: Row[State], rows: Collection[Row[State]], limits: Limits) -> bool:
     if not rows:
         return True
     widest = max(row.width, *(other.width for other in rows))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -18,11 +19,16 @@ from coolfusion.errors import UsageError
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.fusion_file import settled_options
 from coolfusion.gates import Budget, Gate
+from coolfusion.mixing import MixingRule
+from coolfusion.mixture.decoder import MixtureDecoder
+from coolfusion.mixture.recipe import Mixture, make_mixture
 from coolfusion.notation import weights_named
 from coolfusion.recipe import Recipe, Request, make_recipe
 from coolfusion.reranking import Reranker
 from coolfusion.sources import Source, check_names
 from coolfusion.speculation import Speculation
+from coolfusion.stepwise import Stepwise
+from coolfusion.strategies import MIXTURE, SEGMENTS, check_mixture_options, strategy_named
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Generation, Step
 from coolfusion.weights import PromptPrior
@@ -34,7 +40,9 @@ Progress = Callable[[str, int, int], None]
 class FusionModel:
     """Sources and a recipe, with the methods people know from ``transformers``.
 
-    A prompt is a string, continued as it stands, or a list of chat messages, which every
+    ``strategy`` says how they are fused unless a call says otherwise: by "segments" and
+    ``recipe``, or as a "mixture" of distributions. A ``mixture`` that is not given has the
+    recipe's weights and prior. A prompt is a string, continued as it stands, or a list of chat messages, which every
     source reads through its own chat template.
     """
 
@@ -44,13 +52,38 @@ class FusionModel:
         recipe: Recipe | None = None,
         *,
         speculation: Speculation | None = DEFAULT_SPECULATION,
+        strategy: str = SEGMENTS,
+        mixture: Mixture | None = None,
     ) -> None:
-        self.decoder = Decoder(sources, recipe, speculation=speculation)
+        self.strategy = strategy_named(strategy)
+        self.segments = Decoder(sources, recipe, speculation=speculation)
+        self._mixture = mixture
+        self.decoder_for(strategy)  # refuses sources that cannot be mixed
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """The sources, in the order in which ties are broken."""
-        return self.decoder.sources
+        return self.segments.sources
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of segments. Raises ``UsageError`` for a fusion that is a mixture."""
+        if self.strategy != SEGMENTS:
+            raise UsageError(f'The strategy is "{self.strategy}", but this needs "{SEGMENTS}".')
+        return self.segments
+
+    @cached_property
+    def mixture(self) -> MixtureDecoder:
+        """The decoder that mixes. Raises ``UsageError`` for sources that cannot be mixed."""
+        recipe = self.segments.recipe
+        return MixtureDecoder(
+            self.sources, self._mixture or Mixture(weights=recipe.weights, prior=recipe.prior)
+        )
+
+    def decoder_for(self, strategy: str | None = None) -> Stepwise[Any]:
+        """The decoder of a strategy; None: that of this fusion."""
+        chosen = self.strategy if strategy is None else strategy_named(strategy)
+        return self.mixture if chosen == MIXTURE else self.segments
 
     @property
     def has_chat_templates(self) -> bool:
@@ -75,6 +108,9 @@ class FusionModel:
         prior: str | PromptPrior | None = None,
         hedge: float | None = None,
         num_samples: int | None = None,
+        strategy: str | None = None,
+        mixing: str | MixingRule | None = None,
+        route: str | None = None,
         speculation: bool = True,
         drafter: str | Path | None = None,
         device: str | Sequence[str] | None = None,
@@ -92,7 +128,9 @@ class FusionModel:
         path). ``preset`` is "default" (if none is given) or "paper"; ``reranker``, ``weights`` (by
         name or in order), ``lead`` and ``boundary`` replace parts of it, and ``end_rule``,
         ``gate``, ``budget``, ``prior``, ``hedge`` and ``num_samples`` are those of
-        ``make_recipe``. ``device`` and ``dtype`` hold for all sources or are given one each.
+        ``make_recipe``. With the ``strategy`` "mixture" (default: "segments"), of these only
+        ``weights`` and ``prior`` mean anything; ``mixing`` names the rule and ``route`` is "auto",
+        "tokens" or "bytes". ``device`` and ``dtype`` hold for all sources or are given one each.
         ``speculation`` lets sources guess ahead for one another and ``drafter`` names a further
         model to guess for them; neither changes any text. ``progress`` is called with (name, how
         many are loaded, of how many). Raises ``UsageError`` for what cannot be done as asked.
@@ -112,9 +150,12 @@ class FusionModel:
             prior=prior,
             hedge=hedge,
             num_samples=num_samples,
+            strategy=strategy,
+            mixing=mixing,
+            route=route,
         )
         paths = list(settled.pop("models", None) or builtin_paths())
-        labels, recipe = check_recipe_options(paths, **settled)
+        plan = check_fusion_options(paths, drafter=drafter, **settled)
         if drafter is not None and not speculation:
             raise UsageError(
                 "A drafter only guesses ahead. Switch speculation on, or leave it out."
@@ -127,7 +168,7 @@ class FusionModel:
         )
         places = list(zip(devices, dtypes, strict=True))
         sources = []
-        for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
+        for number, (path, label) in enumerate(zip(paths, plan.names, strict=True)):
             if progress is not None:
                 progress(label, number, len(paths))
             where, kind = places[number]
@@ -140,15 +181,25 @@ class FusionModel:
             guessing = Speculation(
                 load(drafter, "drafter", device=where, dtype=kind, lossy_ok=True)
             )
-        return cls(sources, recipe, speculation=guessing if speculation else None)
+        return cls(
+            sources,
+            plan.recipe,
+            speculation=guessing if speculation else None,
+            strategy=plan.strategy,
+            mixture=plan.mixture,
+        )
 
-    def generate(self, prompt: Prompt, **settings: Any) -> Generation:
-        """One response. ``settings`` are those of ``request``."""
-        return self.decoder.generate(prompt, request(**settings))
+    def generate(
+        self, prompt: Prompt, *, strategy: str | None = None, **settings: Any
+    ) -> Generation:
+        """One response, by the fusion's strategy or another. ``settings`` are those of ``request``."""
+        return self.decoder_for(strategy).generate(prompt, request(**settings))
 
-    def stream(self, prompt: Prompt, **settings: Any) -> Iterator[Step]:
+    def stream(
+        self, prompt: Prompt, *, strategy: str | None = None, **settings: Any
+    ) -> Iterator[Step]:
         """Steps as they are committed; their ``text``s join to the response."""
-        return self.decoder.stream(prompt, request(**settings))
+        return self.decoder_for(strategy).stream(prompt, request(**settings))
 
     def n_best(self, prompt: Prompt, width: int = 4, **settings: Any) -> list[Ranked]:
         """Up to ``width`` distinct responses by beam search, the best first."""
@@ -160,6 +211,7 @@ class FusionModel:
         *,
         max_rows: int = MAX_ROWS,
         max_batch_tokens: int = MAX_TOKENS,
+        strategy: str | None = None,
         **settings: Any,
     ) -> list[Generation]:
         """One response per prompt, each the same as ``generate`` would give.
@@ -167,9 +219,42 @@ class FusionModel:
         At most ``max_rows`` are decoded side by side, fewer where their prompts and
         ``max_new_tokens`` together exceed ``max_batch_tokens``.
         """
-        return self.decoder.generate_batch(
+        return self.decoder_for(strategy).generate_batch(
             prompts, request(**settings), max_rows=max_rows, max_tokens=max_batch_tokens
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FusionPlan:
+    """What options say of a fusion: the sources' names, the strategy, and how each one works."""
+
+    names: list[str]
+    strategy: str
+    recipe: Recipe
+    mixture: Mixture
+
+
+def check_fusion_options(
+    models: Sequence[str | Path] | None,
+    names: Sequence[str] | None = None,
+    *,
+    strategy: str | None = None,
+    mixing: str | MixingRule | None = None,
+    route: str | None = None,
+    drafter: str | Path | None = None,
+    **parts: Any,
+) -> FusionPlan:
+    """All that can be said of a fusion before anything is loaded, checked against each other.
+
+    ``parts`` are keywords of ``check_recipe_options``. Raises ``UsageError`` naming the option that
+    is wrong, or that does not go with the strategy.
+    """
+    chosen = strategy_named(strategy or SEGMENTS)
+    if chosen == MIXTURE:
+        check_mixture_options({**parts, "drafter": drafter})
+    labels, recipe = check_recipe_options(models, names, **parts)
+    mixture = make_mixture(mixing, weights=recipe.weights, prior=recipe.prior, route=route)
+    return FusionPlan(labels, chosen, recipe, mixture)
 
 
 def check_recipe_options(

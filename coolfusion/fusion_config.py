@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from coolfusion.errors import UsageError
+from coolfusion.mixing import mixing_named
 from coolfusion.recipe import make_recipe
 from coolfusion.sources import check_names
+from coolfusion.strategies import (
+    MIXTURE,
+    check_mixture_options,
+    check_segments_options,
+    route_named,
+    strategy_named,
+)
+
+# Keys that are no keywords of a recipe.
+_BESIDE_THE_RECIPE: Final = ("models", "names", "strategy", "mixing", "route")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,9 @@ class FusionConfig:
     prior: str | None = None
     hedge: float | None = None
     num_samples: int | None = None
+    strategy: str | None = None
+    mixing: str | None = None
+    route: str | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def said(self) -> dict[str, Any]:
@@ -46,8 +60,8 @@ class FusionConfig:
         }
 
     def recipe_options(self) -> dict[str, Any]:
-        """What is said of the recipe: all but ``models`` and ``names``."""
-        return {k: v for k, v in self.said().items() if k not in ("models", "names")}
+        """What is said of the recipe, by keywords of ``check_recipe_options``."""
+        return {k: v for k, v in self.said().items() if k not in _BESIDE_THE_RECIPE}
 
 
 def config_from(data: Mapping[str, Any]) -> FusionConfig:
@@ -90,6 +104,10 @@ def _check(key: str, value: Any) -> None:
 
 def _check_together(config: FusionConfig) -> None:
     """Raise ``UsageError`` where keys that are right alone do not go together."""
+    if config.strategy == MIXTURE:
+        check_mixture_options(config.said())
+    else:
+        check_segments_options(config.said())
     if config.lead is not None:
         against = next((k for k in ("reranker", "weights") if getattr(config, k)), None)
         if against is not None:
@@ -159,5 +177,8 @@ _KEYS: Final[Mapping[str, _Key]] = {
     "prior": _Key("prompt or prompt(TEMPERATURE)", _is_text, _part("prior")),
     "hedge": _Key("a number, 0 or above", _is_number, _part("hedge")),
     "num_samples": _Key("a whole number, at least 1", _is_count, _part("num_samples")),
+    "strategy": _Key("segments or mixture", _is_text, strategy_named),
+    "mixing": _Key("the name of a mixing rule", _is_text, mixing_named),
+    "route": _Key("auto, tokens or bytes", _is_text, route_named),
     "weights": _Key("a table of source names with numbers above 0", _are_weights),
 }

@@ -27,6 +27,7 @@ from typing import Any, Final
 
 from coolfusion.errors import UsageError
 from coolfusion.fusion_config import FusionConfig, config_from
+from coolfusion.strategies import MIXTURE, MIXTURE_ONLY, SEGMENTS_ONLY
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -123,7 +124,8 @@ def overridden(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     """What a file said, replaced key by key by what was ``given`` beside it (None: nothing).
 
     Other models come with their own names. A lead judges alone, so that a given lead replaces
-    the file's reranker and weights, and either of those the file's lead.
+    the file's reranker and weights, and either of those the file's lead. A given strategy replaces
+    all that the file says of the other.
     """
     replaced = {key for key, value in given.items() if value is not None}
     if "models" in replaced:
@@ -132,6 +134,10 @@ def overridden(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         replaced |= {"reranker", "weights"}
     if replaced & {"reranker", "weights"}:
         replaced.add("lead")
+    if given.get("strategy") == MIXTURE:
+        replaced |= SEGMENTS_ONLY.keys()
+    elif "strategy" in replaced:
+        replaced |= MIXTURE_ONLY.keys()
     kept = {key: value for key, value in said.items() if key not in replaced}
     return {**kept, **{key: value for key, value in given.items() if value is not None}}
 

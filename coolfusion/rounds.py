@@ -6,15 +6,22 @@ import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Protocol, TypeVar, final
 
-from coolfusion.asking import Answer, Ask, Fork, Talk
+from coolfusion.asking import Ask, Fork, Talk
 from coolfusion.errors import SourceError
-from coolfusion.recall import Recall
 from coolfusion.sources import isolated
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
+
+
+class Answerer(Protocol):
+    """Whoever answers the questions put to one source, whatever answers are to them."""
+
+    def answer(self, asks: Sequence[Ask]) -> list[Any]:
+        """Answer questions in order. One of them failing may fail all."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +57,8 @@ class Rounds(Generic[Key, Result]):
     source, each in a thread of its own.
     """
 
-    def __init__(self, recalls: Sequence[Recall], *, concurrent: bool = False) -> None:
-        self._recalls = recalls
+    def __init__(self, answerers: Sequence[Answerer], *, concurrent: bool = False) -> None:
+        self._answerers = answerers
         self._concurrent = concurrent
         self._queues: dict[int, list[tuple[Speaker, int, Ask]]] = {}
         self._over: list[Over[Key, Result]] = []
@@ -81,9 +88,9 @@ class Rounds(Generic[Key, Result]):
 
     def _answers(
         self, sources: list[int], queues: list[list[tuple[Speaker, int, Ask]]]
-    ) -> list[list[Answer]]:
-        def answered(source: int, queue: list[tuple[Speaker, int, Ask]]) -> list[Answer]:
-            return isolated(self._recalls[source].answer, [ask for _, _, ask in queue])
+    ) -> list[list[Any]]:
+        def answered(source: int, queue: list[tuple[Speaker, int, Ask]]) -> list[Any]:
+            return isolated(self._answerers[source].answer, [ask for _, _, ask in queue])
 
         if len(sources) == 1:
             return [answered(sources[0], queues[0])]
@@ -132,8 +139,8 @@ class Rounds(Generic[Key, Result]):
         self._deliver(parent, place, result)
 
 
-def hold(talk: Talk[Result], recalls: Sequence[Recall]) -> Result:
+def hold(talk: Talk[Result], answerers: Sequence[Answerer]) -> Result:
     """Hold one conversation to its end."""
-    rounds: Rounds[int, Result] = Rounds(recalls)
+    rounds: Rounds[int, Result] = Rounds(answerers)
     rounds.begin(0, talk)
     return rounds.turn()[0].result

@@ -10,8 +10,9 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from coolfusion.backend import Distributions, Query, Sampling, Scores
+from coolfusion.backend import Distributions, Query, Scores
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
+from coolfusion.picking import pick
 
 Floats = NDArray[np.float64]
 
@@ -136,21 +137,6 @@ class NgramBackend:
             probability /= total + self._strength
         log_probability: Floats = np.log(probability)
         return log_probability
-
-
-def pick(log_probs: Floats, sampling: Sampling, position: int) -> int:
-    """The token a source with these log-probabilities (vocabulary,) picks at ``position``."""
-    if sampling.is_greedy:
-        return int(log_probs.argmax())
-    tempered = log_probs / sampling.temperature
-    tempered = tempered - np.logaddexp.reduce(tempered)
-    ranked = np.argsort(-tempered, kind="stable")
-    keep = len(ranked) if sampling.top_k <= 0 else min(sampling.top_k, len(ranked))
-    mass = np.cumsum(np.exp(tempered[ranked[:keep]] - np.logaddexp.reduce(tempered[ranked[:keep]])))
-    keep = min(keep, int(np.searchsorted(mass, sampling.top_p)) + 1)
-    noise = np.random.default_rng([sampling.seed, position]).gumbel(size=len(tempered))
-    kept = ranked[:keep]
-    return int(kept[(tempered[kept] + noise[kept]).argmax()])
 
 
 def _log_total(log_probs: Floats, ids: tuple[int, ...]) -> float:

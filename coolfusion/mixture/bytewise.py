@@ -1,7 +1,7 @@
 """The byte-wise route: sources with different tokenizers mix their next-byte distributions.
 
 What a source says of the next byte is the sum over all covers of the text (see
-``coolfusion.mixture.cover``); an end is one more outcome. A source is asked only when what is
+``coolfusion.covers``); an end is one more outcome. A source is asked only when what is
 known of it does not settle the decision: the covers that a model has not been asked about have a
 known total probability, which bounds what they could change. All its covers are asked about in
 one pass then, and as many bytes as that settles are committed.
@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from coolfusion.asking import Ask, Talk
+from coolfusion.asking import AskDistributions, Talk
 from coolfusion.backend import Distributions, Query
+from coolfusion.covers import END, Bounds, Cover, Covering, Floats, Ids
 from coolfusion.errors import SourceError
 from coolfusion.mixing import MixingRule, mixed
-from coolfusion.mixture.cover import END, Bounds, Cover, Covering, Floats, Ids
 from coolfusion.mixture.deciding import decide
 from coolfusion.mixture.route import Stretch
-from coolfusion.mixture.state import MixtureState
+from coolfusion.mixture.state import MixtureState, shares
 from coolfusion.picking import draw, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
@@ -114,7 +114,7 @@ class ByteRoute:
     def _settled(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> int | None:
         """The next byte or the end, if what is known settles it."""
         deciders = self._deciders(walk, bounds)
-        weights = _weights(walk.state, deciders)
+        weights = shares(walk.state, deciders)
         with np.errstate(divide="ignore"):
             lower = np.log([bounds[k].lower for k in deciders])
             upper = np.log([bounds[k].upper for k in deciders])
@@ -127,7 +127,7 @@ class ByteRoute:
     def _deciders(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> list[int]:
         """Whose next bytes matter: those of all with a weight, or of one that is drawn by it."""
         sampling = sampling_of(walk.state.request, "source")
-        weights = _weights(walk.state, list(bounds))
+        weights = shares(walk.state, list(bounds))
         if sampling.is_greedy or not self._rule.is_linear:
             return [k for k, weight in zip(bounds, weights, strict=True) if weight]
         return [list(bounds)[draw(weights, sampling.seed, walk.position)]]
@@ -135,15 +135,15 @@ class ByteRoute:
     def _ask(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> Talk[None]:
         """Learn all that is unknown of the sources that matter most for the decision."""
         deciders = self._deciders(walk, bounds)
-        weights = _weights(walk.state, deciders)
+        weights = shares(walk.state, deciders)
         unknown = {k: w * bounds[k].slack for k, w in zip(deciders, weights, strict=True)}
         chosen = [k for k in deciders if unknown[k] >= WORTH_ASKING * max(unknown.values())]
         asks = [
-            Ask(k, Query(walk.state.prompts[k] + ids, lane=walk.state.lane))
+            AskDistributions(k, Query(walk.state.prompts[k] + ids, lane=walk.state.lane))
             for k in chosen
             for ids in walk.covers[k].unknown
         ]
-        answers: list[Distributions | SourceError] = yield asks
+        answers: list[Any] = yield [*asks]
         for k in chosen:
             found = [a for each, a in zip(asks, answers, strict=True) if each.source == k]
             self._learn(walk, k, found)
@@ -192,12 +192,3 @@ class ByteRoute:
             favoured=tuple(names[k] for k in sorted(walk.favoured)),
             dropped={names[k]: error for k, error in walk.dropped.items()},
         )
-
-
-def _weights(state: MixtureState, chosen: Sequence[int]) -> Floats:
-    """(chosen,) weights of some of the sources, which sum to 1."""
-    if not state.log_weights:
-        return np.full(len(chosen), 1.0 / len(chosen))
-    weights = np.exp([state.log_weights[k] for k in chosen])
-    total = weights.sum()
-    return weights / total if total else np.full(len(chosen), 1.0 / len(chosen))

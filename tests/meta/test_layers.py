@@ -19,16 +19,17 @@ swarm tuning
 evaluation
 fusion voting
 response beam
-decoder
-turns committing
+decoder mixture
+turns committing stepwise
 contest speculation batching fusion_file
-rounds fusion_config
+rounds fusion_config byte_scoring
 drafting scoring state recall
 alignment recipe testing backends.huggingface merging
-gates weights
+gates weights mixing covers
 sources notation measuring guesses asking backends.ngram backends.token_tree tokenization canonical ending trace
+picking byte_vocabulary
 token_pieces reranking tokenizer backend emission
-boundaries types builtin search
+boundaries types builtin search strategies
 errors __init__ backends
 """
 RANK = {name: -number for number, row in enumerate(LAYERS.split("\n")) for name in row.split()}
@@ -36,6 +37,7 @@ PACKAGES = (
     "cli",
     "evaluation",
     "merging",
+    "mixture",
     "search",
     "swarm",
     "testing",

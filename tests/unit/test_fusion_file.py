@@ -59,6 +59,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         FusionConfig(),
         FusionConfig(lead="one", names=("one", "two"), models=("a", "b")),
         FusionConfig(gate="0.5", budget=0, hedge=0.0),
+        FusionConfig(
+            strategy="mixture",
+            mixing="top_k_union(20)",
+            route="tokens",
+            prior="prompt",
+            weights={"one": 2.0, "two": 1.0},
+        ),
     ],
 )
 def test_what_is_written_is_read_back(config: FusionConfig, tmp_path: Path) -> None:
@@ -70,7 +77,8 @@ def test_what_is_written_is_read_back(config: FusionConfig, tmp_path: Path) -> N
 
 def test_every_key_is_one_of_the_recipe() -> None:
     said = WHOLE.recipe_options()
-    assert set(said) | {"lead", "models", "names"} == set(FusionConfig.__slots__)
+    others = {"lead", "models", "names", "strategy", "mixing", "route"}
+    assert set(said) | others == set(FusionConfig.__slots__)
     make_recipe(**said)
 
 

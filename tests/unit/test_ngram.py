@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from coolfusion.backend import Query, Sampling
-from coolfusion.backends.ngram import NgramBackend, pick
+from coolfusion.backends.ngram import NgramBackend
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
+from coolfusion.picking import pick
 
 
 def test_bigram_by_hand() -> None:

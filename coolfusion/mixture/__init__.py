@@ -1,0 +1,1 @@
+"""Mixtures of distributions: what comes next is decided together, for every token or byte."""

@@ -1,0 +1,96 @@
+"""Picking one of several outcomes: greedily, or by noise that is a function of (seed, position).
+
+A pick depends on nothing but the distribution, the sampling and the position, however and
+whenever it is made. This is the numpy version, for exact models and for mixtures; backends that
+keep their numbers elsewhere have one of their own, with noise of their own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coolfusion.backend import Sampling
+
+Floats = NDArray[np.float64]
+
+_OF_DRAWS = 1  # tells the noise of ``draw`` from that of ``pick``
+
+
+def log_total(log_values: Floats) -> float:
+    """Logarithm of the sum of the exponentials; -inf where there is nothing but zeros."""
+    peak = log_values.max(initial=-np.inf)
+    if not np.isfinite(peak):
+        return float(peak)
+    return float(peak + np.log(np.exp(log_values - peak).sum()))
+
+
+def filtered(log_probs: Floats, sampling: Sampling) -> Floats:
+    """The distribution (outcomes,) that ``pick`` draws from, in nats; -inf for what it never picks.
+
+    The exponentials of ``log_probs`` are raised to 1 / temperature, all but the ``top_k``
+    likeliest are dropped, of these all but the fewest that have ``top_p`` of their mass together,
+    and the rest sums to 1. At temperature 0 one outcome is left.
+    """
+    if sampling.is_greedy:
+        certain = np.full(len(log_probs), -np.inf)
+        certain[int(log_probs.argmax())] = 0.0
+        return certain
+    kept = _kept(log_probs, sampling)
+    normalized: Floats = kept - log_total(kept)
+    return normalized
+
+
+def pick(log_probs: Floats, sampling: Sampling, position: int) -> int:
+    """The outcome chosen at ``position`` from logarithms (outcomes,) of a distribution, in nats."""
+    if sampling.is_greedy:
+        return int(log_probs.argmax())
+    return int((_kept(log_probs, sampling) + noise(sampling, position, len(log_probs))).argmax())
+
+
+def noise(sampling: Sampling, position: int, size: int) -> Floats:
+    """Gumbel noise (size,) of a position; the argmax of log-probabilities plus it is a sample."""
+    return np.random.default_rng([sampling.seed, position]).gumbel(size=size)
+
+
+def draw(weights: Floats, seed: int, position: int) -> int:
+    """Which of several (weights,), positive or zero, is drawn at ``position``, by its weight.
+
+    The noise is not that of ``pick`` with the same seed.
+    """
+    ends = np.cumsum(weights)
+    mark = np.random.default_rng([seed, position, _OF_DRAWS]).random() * ends[-1]
+    return min(int(np.searchsorted(ends, mark, side="right")), int(np.flatnonzero(weights)[-1]))
+
+
+def _kept(log_probs: Floats, sampling: Sampling) -> Floats:
+    """Tempered log-probabilities (outcomes,), -inf for what the filters drop."""
+    tempered: Floats = log_probs / sampling.temperature
+    tempered = tempered - log_total(tempered)
+    if sampling.top_k <= 0 and sampling.top_p >= 1.0:
+        return tempered
+    ranked = _ranked(tempered, sampling)
+    if sampling.top_k > 0:
+        ranked = ranked[: sampling.top_k]
+    if sampling.top_p < 1.0:
+        total = log_total(tempered[ranked]) if sampling.top_k > 0 else 0.0
+        mass = np.cumsum(np.exp(tempered[ranked] - total))
+        ranked = ranked[: int(np.searchsorted(mass, sampling.top_p)) + 1]
+    kept = np.full(len(tempered), -np.inf)
+    kept[ranked] = tempered[ranked]
+    return kept
+
+
+def _ranked(tempered: Floats, sampling: Sampling) -> NDArray[np.int64]:
+    """All outcomes that the filters may keep, the likeliest first; equally likely ones in order.
+
+    Sorting is slow where there are many, so that it is left to those that can matter: the
+    others, less likely than (1 - top_p) / outcomes, have no more than 1 - top_p together.
+    """
+    size, edge = len(tempered), -np.inf
+    if 0 < sampling.top_k < size:
+        edge = float(np.partition(tempered, -sampling.top_k)[-sampling.top_k])
+    elif sampling.top_k <= 0:
+        edge = float(np.log((1.0 - sampling.top_p) / size)) - 1e-6
+    candidates = np.flatnonzero(tempered >= edge)
+    return candidates[np.argsort(-tempered[candidates], kind="stable")]

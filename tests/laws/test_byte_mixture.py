@@ -1,0 +1,223 @@
+"""The byte-wise route says what mixing exact next-byte distributions says, and asks for less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coolfusion.backend import Distributions, Query, Sampling
+from coolfusion.backends.ngram import NgramBackend
+from coolfusion.covers import END, Covering
+from coolfusion.errors import SourceError
+from coolfusion.mixing import Arithmetic, Geometric, MixingRule, mixed
+from coolfusion.mixture.decoder import MixtureDecoder
+from coolfusion.mixture.recipe import Mixture
+from coolfusion.picking import draw, pick
+from coolfusion.recipe import Request
+from coolfusion.sources import Source
+from coolfusion.state import sampling_of
+from coolfusion.testing import toy_source
+from coolfusion.types import StopReason
+
+FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
+STORY = "the cat sat on the mat. the dog sat on the log. don't they're 1234 caf\u00e9 \u65e5\u672c\u8a9e\n"
+OTHER = (
+    "the cow sat in the sun. a dog and a cat, 12 of them \U0001f44d. they don't mind\n\n  at all "
+)
+
+
+@lru_cache
+def source(name: str, family: str, text: str = STORY) -> Source:
+    return toy_source(name, [text] * 3, family=family, vocab_size=330, order=5)
+
+
+def decoder(sources: Sequence[Source], rule: MixingRule | None = None, **options) -> MixtureDecoder:
+    return MixtureDecoder(sources, Mixture(rule or Arithmetic(), route="bytes", **options))
+
+
+def eager(
+    sources: Sequence[Source], rule: MixingRule, weights: np.ndarray, prompt: str, request: Request
+) -> str:
+    """The mixture by the book: every source asked about everything, at every byte."""
+    coverings = [Covering(s.tokenizer, s.backend.vocab_size) for s in sources]
+    prompts = [s.tokenizer.encode_prompt(prompt) for s in sources]
+    covers = [covering.begin() for covering in coverings]
+    data = whole = b""
+    while True:
+        rows, voices = [], []
+        for k, (each, covering) in enumerate(zip(sources, coverings, strict=True)):
+            for _ in range(2):
+                asked = {
+                    ids: each.backend.distributions([Query(prompts[k] + ids)])[0].log_probs[0]
+                    for ids in covers[k].unknown
+                }
+                covers[k] = covering.learn(covers[k], asked)
+                row = covering.bounds(covers[k]).lower
+                if row.any() or covers[k].pending:
+                    break
+                covers[k] = covering.begin(covers[k].canonical)
+            if row.any():
+                voices.append(k)
+                with np.errstate(divide="ignore"):
+                    rows.append(np.log(row))
+        shares = weights[voices] / weights[voices].sum()
+        sampling = sampling_of(request, "mixture")
+        if rule.is_linear and not sampling.is_greedy:
+            drawn = draw(shares, sampling_of(request, "source").seed, len(data))
+            rows, shares = [rows[drawn]], np.ones(1)
+        outcome = pick(mixed(rule, np.array(rows), shares), sampling, len(data))
+        if outcome == END:
+            return whole.decode()
+        data += bytes([outcome])
+        covers = [c.advance(cover, outcome) for c, cover in zip(coverings, covers, strict=True)]
+        if not covers[0].pending:
+            if max(len(cover.canonical.ids) for cover in covers) > request.max_new_tokens:
+                return whole.decode()
+            whole = data
+
+
+SAMPLINGS = st.sampled_from(
+    [Sampling(), Sampling(1.0, seed=3), Sampling(0.7, seed=5), Sampling(1.0, 3, 0.9, seed=8)]
+)
+
+
+@settings(max_examples=25)
+@given(
+    families=st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3),
+    rule=st.sampled_from([Arithmetic(), Geometric()]),
+    sampling=SAMPLINGS,
+    prompt=st.sampled_from(["the ", "a dog", "12", "\u65e5"]),
+    weight=st.sampled_from([0.2, 0.5, 0.9]),
+)
+def test_asking_late_changes_nothing(
+    families: list[str], rule: MixingRule, sampling: Sampling, prompt: str, weight: float
+) -> None:
+    sources = [source(str(i), f, (STORY, OTHER)[i % 2]) for i, f in enumerate(families)]
+    weights = np.array([weight, *[(1 - weight)] * (len(sources) - 1)])
+    request = Request(max_new_tokens=24, sampling=sampling)
+    by_name = {each.name: float(w) for each, w in zip(sources, weights, strict=True)}
+    lazy = decoder(sources, rule, weights=by_name).generate(prompt, request)
+    assert lazy.text == eager(sources, rule, weights, prompt, request)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, seed=4)])
+@pytest.mark.parametrize("rule", [Arithmetic(), Geometric()])
+def test_both_routes_agree_where_every_token_is_a_byte(
+    rule: MixingRule, sampling: Sampling
+) -> None:
+    sources = [source("a", "bytes"), source("b", "bytes", OTHER)]
+    texts = [
+        MixtureDecoder(sources, Mixture(rule, route=route)).generate("the ", Request(40)).text
+        for route in ("tokens", "bytes")
+    ]
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("rule", [Arithmetic(), Geometric()])
+def test_a_source_mixed_with_itself_is_that_source(family: str, rule: MixingRule) -> None:
+    one = source("a", family)
+    again = Source("b", one.tokenizer, one.backend)
+    alone = decoder([one], rule).generate("the ", Request(24))
+    both = decoder([one, again], rule).generate("the ", Request(24))
+    assert alone.text == both.text
+    assert alone.stop_reason == both.stop_reason
+
+
+def test_a_source_without_weight_has_no_say_and_costs_nothing() -> None:
+    sources = [source("a", "byte_bpe"), source("b", "unigram", OTHER)]
+    alone = decoder(sources[:1]).generate("the ", Request(24))
+    both = decoder(sources, weights={"a": 1.0, "b": 0.0}).generate("the ", Request(24))
+    assert alone.text[: len(both.text)] == both.text
+    assert both.stats.usage["b"].num_passes == 0
+
+
+def test_order_of_sources_does_not_matter() -> None:
+    sources = [source("a", "byte_bpe"), source("b", "unigram", OTHER)]
+    for rule in (Arithmetic(), Geometric()):
+        forwards = decoder(sources, rule).generate("the ", Request(24)).text
+        assert decoder(sources[::-1], rule).generate("the ", Request(24)).text == forwards
+
+
+def test_batches_streams_and_steps_say_the_same() -> None:
+    mixture = decoder([source("a", "byte_bpe"), source("b", "sentencepiece_bpe", OTHER)])
+    prompts = ["the ", "a dog", "12 of", "caf"]
+    alone = [mixture.generate(prompt, Request(20)) for prompt in prompts]
+    together = mixture.generate_batch(prompts, Request(20))
+    assert [each.text for each in together] == [each.text for each in alone]
+    streamed = ["".join(step.text for step in mixture.stream(p, Request(20))) for p in prompts]
+    assert streamed == [each.text for each in alone]
+    state = mixture.start("the ", Request(20))
+    state, _ = mixture.step(state)
+    again = [mixture.step(state)[1].text for _ in range(3)]
+    assert len(set(again)) == 1
+
+
+def test_stop_strings_end_the_text_before_them() -> None:
+    mixture = decoder([source("a", "byte_bpe"), source("b", "unigram")])
+    whole = mixture.generate("the ", Request(30)).text
+    stop = whole[8:11]
+    stopped = mixture.generate("the ", Request(30, stop=(stop,)))
+    assert stopped.text == whole[: whole.index(stop)]
+    assert stopped.stop_reason is StopReason.STOP_STRING
+
+
+class Counting(NgramBackend):
+    """Counts what it is asked, and fails from the call on that it is told to."""
+
+    calls = 0
+    fails_at = 10**9
+
+    def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
+        type(self).calls += 1
+        if self.calls >= self.fails_at:
+            raise SourceError("the cable was pulled")
+        return super().distributions(queries)
+
+
+def counting(name: str, fails_at: int = 10**9) -> Source:
+    plain = source(name, "byte_bpe")
+    ids = [(*plain.tokenizer.encode_prompt(STORY), *plain.tokenizer.end_ids)] * 3
+    kind = type("Counted", (Counting,), {"calls": 0, "fails_at": fails_at})
+    return Source(name, plain.tokenizer, kind(ids, plain.backend.vocab_size, order=5))
+
+
+def test_no_pass_for_bytes_that_need_none() -> None:
+    counted = counting("a")
+    generation = decoder([counted, source("b", "unigram")]).generate("the ", Request(40))
+    num_tokens = len(counted.tokenizer.encode(generation.text))
+    assert len(generation.text.encode()) > 2 * num_tokens
+    assert type(counted.backend).calls <= 1.5 * num_tokens
+
+
+def test_a_source_that_fails_is_done_without_and_named() -> None:
+    sources = [counting("a", fails_at=4), source("b", "unigram")]
+    generation = decoder(sources).generate("the ", Request(24))
+    assert generation.text
+    assert generation.stop_reason is not StopReason.SOURCES_FAILED
+    assert "cable" in generation.warnings[0]
+    request = Request(24, on_source_error="raise")
+    with pytest.raises(SourceError, match="cable") as caught:
+        decoder([counting("a", fails_at=4), sources[1]]).generate("the ", request)
+    assert caught.value.generation is not None
+
+
+def test_when_all_fail_the_text_so_far_is_kept() -> None:
+    generation = decoder([counting("a", fails_at=4)]).generate("the ", Request(24))
+    assert generation.stop_reason is StopReason.SOURCES_FAILED
+    assert generation.text
+
+
+def test_room_is_never_exceeded() -> None:
+    sources = [source("a", "byte_bpe"), source("b", "bytes", OTHER)]
+    for room in range(1, 8):
+        generation = decoder(sources).generate("the ", Request(room))
+        lengths = [len(each.tokenizer.encode(generation.text)) for each in sources]
+        assert max(lengths) <= room
+        assert generation.stop_reason is StopReason.LENGTH

@@ -1,0 +1,243 @@
+"""Covers of a text give the sums that brute force gives, whatever is learnt when."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from coolfusion.backend import Query
+from coolfusion.backends.ngram import NgramBackend
+from coolfusion.covers import Cover, Covering
+from coolfusion.sources import Source
+from coolfusion.testing import toy_source
+from coolfusion.tokenizer import Prompt, Tokenizer
+from tests.covers_by_hand import ByHand
+
+FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
+TEXTS = (
+    "the cat sat on the mat. don't they're 1234 12345 \n\n  x   y",
+    "the dog said: hello, hello world! 100,000 na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \U0001f44d",
+    "a cat and a dog; it's 99 bottles  of beer\n\tindent",
+)
+
+
+class TinyTokenizer:
+    """Byte pairs merged in a given order, within parts that a pattern looks ahead to find."""
+
+    end_ids = frozenset({0})
+
+    def __init__(self, merges: list[tuple[bytes, bytes]], pattern: str) -> None:
+        self.pieces = [None, *(bytes([b]) for b in b"abt1' ")]
+        self.merges = [pair for pair in merges if b"" not in pair]
+        self.pieces += [left + right for left, right in self.merges]
+        self.pattern = regex.compile(pattern)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        ids: list[int] = []
+        for part in self.pattern.findall(text):
+            tokens = [bytes([b]) for b in part.encode()]
+            for pair in self.merges:
+                tokens = list(_merged(tokens, pair))
+            ids += [self.pieces.index(token) for token in tokens]
+        return tuple(ids)
+
+    def piece(self, token_id: int) -> bytes | None:
+        return self.pieces[token_id]
+
+    def encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
+        return self.encode(str(prompt))
+
+
+def _merged(tokens: list[bytes], pair: tuple[bytes, bytes]) -> Iterator[bytes]:
+    index = 0
+    while index < len(tokens):
+        if tuple(tokens[index : index + 2]) == pair:
+            yield pair[0] + pair[1]
+            index += 2
+        else:
+            yield tokens[index]
+            index += 1
+
+
+@lru_cache
+def toy(family: str) -> Source:
+    return toy_source(family, TEXTS, family=family, vocab_size=330)
+
+
+def learnt(source: Source, covering: Covering, cover: Cover, prompt: str) -> Cover:
+    prefix = source.tokenizer.encode_prompt(prompt)
+    backend: NgramBackend = source.backend
+    answers = backend.distributions([Query(prefix + ids) for ids in cover.unknown])
+    rows = dict(zip(cover.unknown, (answer.log_probs[0] for answer in answers), strict=True))
+    return covering.learn(cover, rows)
+
+
+@lru_cache
+def covering_of(source: Source) -> Covering:
+    return Covering(source.tokenizer, source.backend.vocab_size)
+
+
+texts = st.text(st.sampled_from("the cat'1\n \u00e9\u65e5\U0001f44d."), min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts, asked=st.lists(st.booleans(), min_size=40, max_size=40))
+@example(text="don't x", asked=[False] * 40)
+@example(text="  y 12345.", asked=[False, True] * 20)
+@example(text="\u00e9\u65e5\U0001f44d", asked=[False] * 40)
+def test_sums_are_those_of_brute_force(family: str, text: str, asked: list[bool]) -> None:
+    source, covering = toy(family), covering_of(toy(family))
+    by_hand = ByHand(source, source.tokenizer.encode_prompt("the cat"))
+    cover, data = covering.begin(), b""
+    for byte, ask in zip(text.encode(), itertools.cycle(asked), strict=False):
+        cover, data = covering.advance(cover, byte), data + bytes([byte])
+        known = learnt(source, covering, cover, "the cat")
+        assert np.isclose(
+            np.exp(covering.log_total(known)), by_hand.mass(data, judged=True), rtol=1e-9, atol=0
+        )
+        if ask:
+            cover = known
+        if not known.branches:
+            return
+    exact = covering.bounds(known)
+    assert exact.slack == 0
+    assert np.array_equal(exact.lower, exact.upper)
+    np.testing.assert_allclose(exact.lower, by_hand.next_bytes(data), rtol=1e-9)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts, asked=st.lists(st.booleans(), min_size=40, max_size=40))
+def test_bounds_hold_what_is_learnt_later(family: str, text: str, asked: list[bool]) -> None:
+    source, covering = toy(family), covering_of(toy(family))
+    cover = covering.begin()
+    for byte, ask in zip(text.encode(), itertools.cycle(asked), strict=False):
+        known = learnt(source, covering, cover, "a")
+        if ask:
+            cover = known
+        bounds, exact = covering.bounds(cover), covering.bounds(known)
+        assert np.all(bounds.lower <= exact.lower + 1e-12)
+        assert np.all(exact.lower <= bounds.upper + 1e-12)
+        assert np.isclose(exact.lower.sum(), 1.0)
+        cover = covering.advance(cover, byte)
+        if not cover.branches:
+            return
+
+
+@given(
+    merges=st.lists(
+        st.tuples(
+            st.sampled_from([b"a", b"b", b"t", b"1", b"'", b" ", b"ab", b"11", b"'t"]),
+            st.sampled_from([b"a", b"b", b"t", b"1", b" ", b"t1", b"b "]),
+        ),
+        max_size=5,
+        unique_by=lambda pair: pair[0] + pair[1],
+    ),
+    pattern=st.sampled_from(
+        [
+            r".",
+            r".+",
+            r"'t| ?[abt]+'?t?|1{1,2}(?=(?:11)*(?!1))|'| +(?! )| +",
+            r"'t| ?[abt]+|1{1,3}|'| +(?!\S)| +",
+        ]
+    ),
+    text=st.text(st.sampled_from("abt1' "), max_size=6),
+    written=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+)
+def test_tokenizers_that_look_ahead(
+    merges: list[tuple[bytes, bytes]], pattern: str, text: str, written: list[int]
+) -> None:
+    """Any vocabulary, any order of merges, parts found by looking ahead."""
+    tokenizer = TinyTokenizer(merges, pattern)
+    size = len(tokenizer.pieces)
+    backend = NgramBackend([[each % size for each in written]], size, order=2)
+    source = Source("tiny", tokenizer, backend)
+    covering, by_hand = Covering(tokenizer, size), ByHand(source, tokenizer.encode("a"))
+    cover = covering.begin()
+    for byte in text.encode():
+        cover = covering.advance(cover, byte)
+    known = learnt(source, covering, cover, "a")
+    assert np.isclose(np.exp(covering.log_total(known)), by_hand.mass(text.encode(), judged=True))
+    if known.branches:
+        np.testing.assert_allclose(
+            covering.bounds(known).lower, by_hand.next_bytes(text.encode()), rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts)
+def test_conditionals_multiply_to_no_less_than_the_whole(family: str, text: str) -> None:
+    """What proves not to be canonical is lost to the sum, and normalised away at every byte."""
+    source, covering = toy(family), covering_of(toy(family))
+    cover, log_product = learnt(source, covering, covering.begin(), "a"), 0.0
+    for byte in text.encode():
+        log_product += np.log(covering.bounds(cover).lower[byte])
+        cover = learnt(source, covering, covering.advance(cover, byte), "a")
+    assert covering.log_total(cover) <= log_product + 1e-9
+
+
+@given(text=st.text(st.sampled_from("abt1' "), min_size=1, max_size=12))
+def test_chain_rule_where_nothing_can_be_lost(text: str) -> None:
+    tokenizer = TinyTokenizer([], ".")
+    backend = NgramBackend([[1, 2, 3, 1, 2, 0], [4, 5, 6, 0]], len(tokenizer.pieces), order=3)
+    source, covering = Source("tiny", tokenizer, backend), Covering(tokenizer, 7)
+    (scores,) = backend.score([Query(tokenizer.encode("a"), tokenizer.encode(text))])
+    cover, log_product = learnt(source, covering, covering.begin(), "a"), 0.0
+    for byte in text.encode():
+        log_product += np.log(covering.bounds(cover).lower[byte])
+        cover = learnt(source, covering, covering.advance(cover, byte), "a")
+    assert np.isclose(log_product, sum(scores.log_probs))
+    assert np.isclose(covering.log_total(cover), log_product)
+
+
+def covered(covering: Covering, text: str, row: np.ndarray) -> list[set[tuple[int, ...]]]:
+    """The complete tokens of all branches after every byte of ``text``."""
+    cover, found = covering.begin(), []
+    for byte in text.encode():
+        cover = covering.advance(covering.learn(cover, dict.fromkeys(cover.unknown, row)), byte)
+        found.append({branch.ids for branch in cover.branches})
+    return found
+
+
+def missing(tokenizer: Tokenizer, covering: Covering, text: str, row: np.ndarray) -> list[int]:
+    """Where, in bytes, a beginning of the encoding of ``text`` was no cover when it was passed."""
+    ids, found, end, lost = tokenizer.encode(text), covered(covering, text, row), 0, []
+    for number, token in enumerate(ids, 1):
+        end += len(tokenizer.piece(token) or b"")
+        lost += [] if ids[:number] in found[end - 1] else [end]
+    return lost
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts)
+def test_every_beginning_of_an_encoding_is_a_cover(family: str, text: str) -> None:
+    source = toy(family)
+    row = np.full(source.backend.vocab_size, -np.log(source.backend.vocab_size))
+    assert missing(source.tokenizer, covering_of(source), text, row) == []
+
+
+def test_a_token_that_only_what_follows_makes_canonical() -> None:
+    """``b'`` is a token of ``b't``, which is kept in one part, and not of ``b'``, which is not."""
+    tokenizer = TinyTokenizer([(b"b", b"'")], r"[ab]+'t|[ab]+|'|t|1| ")
+    assert tokenizer.encode("b'") == (2, 5)
+    assert tokenizer.encode("b't") == (7, 3)
+    row = np.full(8, -np.log(8))
+    assert missing(tokenizer, Covering(tokenizer, 8), "b't", row) == []
+
+
+def test_memory_does_not_grow_with_the_text() -> None:
+    source, covering = toy("byte_bpe"), covering_of(toy("byte_bpe"))
+    cover, most = covering.begin(), 0
+    for byte in (TEXTS[0] * 8).encode():
+        cover = learnt(source, covering, covering.advance(cover, byte), "a")
+        kept = sum(len(branch.probs) for branch in cover.branches if branch.probs is not None)
+        most = max(most, kept)
+        assert len(cover.branches) <= 16
+        assert len(cover.canonical.tail) <= 64
+    assert most <= 16 * source.backend.vocab_size
