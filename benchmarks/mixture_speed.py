@@ -2,7 +2,8 @@
 
 Bad news would be a token-wise mixture of sources with one vocabulary above 1.15 times the sum of
 what they take alone for as many tokens, or a sampled one, which asks one source about each token,
-that is not cheaper than a greedy one. Times are processor seconds on one thread, so that other
+that is not cheaper than a greedy one; a byte-wise mixture above 4 times the slower source alone, or
+above 2.5 passes of a source for each of its tokens. Times are processor seconds on one thread, so that other
 work on the machine does not count; a ratio is taken between runs that take turns on the same
 prompts, and its interval is over prompts. The larger models are the same, grown.
 
@@ -13,8 +14,9 @@ prompts, and its interval is over prompts. The larger models are the same, grown
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,26 +47,34 @@ TOKEN_WAYS: Mapping[str, tuple[Mixture, Request]] = {
     "tokens, top_k_union": (make_mixture("top_k_union", route="tokens"), GREEDY),
     "tokens, arithmetic, sampled": (make_mixture("arithmetic", route="tokens"), SAMPLED),
 }
+BYTE_WAYS: Mapping[str, tuple[Mixture, Request]] = {
+    "bytes, arithmetic": (make_mixture("arithmetic", route="bytes"), GREEDY),
+    "bytes, geometric": (make_mixture("geometric", route="bytes"), GREEDY),
+    "bytes, arithmetic, sampled": (make_mixture("arithmetic", route="bytes"), SAMPLED),
+}
 
 
-@dataclass(slots=True)
-class Costs:
-    """Of one way of mixing, an entry per prompt: seconds mixed and alone, passes and tokens."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one response: seconds mixed, and by source seconds alone, passes and tokens."""
 
-    mixed: list[float] = field(default_factory=list)
-    alone: list[float] = field(default_factory=list)
-    passes: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    mixed: float
+    alone: tuple[float, ...]
+    passes: tuple[int, ...]
+    tokens: tuple[int, ...]
 
-    @property
-    def ratio(self) -> float:
-        """Seconds mixed for each second alone."""
-        return sum(self.mixed) / sum(self.alone)
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of the mean over prompts of their ratios, 95 %."""
-        return bootstrap_interval([m / a for m, a in zip(self.mixed, self.alone, strict=True)])
+def with_interval(costs: Sequence[Cost], alone: Callable[[tuple[float, ...]], float]) -> str:
+    """Seconds mixed for each second alone (summed up, or of the slower source), as a cell."""
+    ratio = sum(each.mixed for each in costs) / sum(alone(each.alone) for each in costs)
+    low, high = bootstrap_interval([each.mixed / alone(each.alone) for each in costs])
+    return f"{ratio:.2f} ({low:.2f}-{high:.2f})"
+
+
+def passes_a_token(costs: Sequence[Cost]) -> float:
+    """Passes of a source for each of its own tokens, of the source that needs most."""
+    columns = range(len(costs[0].tokens))
+    return max(sum(c.passes[k] for c in costs) / sum(c.tokens[k] for c in costs) for k in columns)
 
 
 def num_written(generation: Generation) -> dict[str, int]:
@@ -104,46 +114,41 @@ def compare(
     sources: Sequence[Source],
     prompts: Sequence[Any],
     ways: Mapping[str, tuple[Mixture, Request]],
-) -> dict[str, Costs]:
+) -> dict[str, list[Cost]]:
     """Every way on every prompt, each in turn with the sources alone.
 
     No way finds a prompt in the memory of another: backends are made anew for each.
     """
-    costs = {name: Costs() for name in ways}
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for number, prompt in enumerate([prompts[0], *prompts]):  # the first is to warm up
         for name, (mixture, request) in ways.items():
             decoder = MixtureDecoder([forgetting(source) for source in sources], mixture)
             mixed, generation = timed(partial(decoder.generate, prompt, request))
             written = num_written(generation)
-            alone = sum(own_generate(each, prompt, written[each.name]) for each in sources)
+            alone = [own_generate(each, prompt, written[each.name]) for each in sources]
             if number:
-                kept = costs[name]
-                kept.mixed.append(mixed)
-                kept.alone.append(alone)
                 usage = generation.stats.usage.values()
-                kept.passes.append(sum(spent.num_passes for spent in usage))
-                kept.tokens.append(max(written.values()))
+                passes = tuple(spent.num_passes for spent in usage)
+                costs[name].append(Cost(mixed, tuple(alone), passes, tuple(written.values())))
     return costs
 
 
-def rows_of(setting: str, costs: Mapping[str, Costs]) -> list[list[str]]:
+def rows_of(setting: str, costs: Mapping[str, Sequence[Cost]]) -> list[list[str]]:
     """A table row for every way."""
     return [
         [
             setting,
             name,
-            f"{each.ratio:.2f} ({each.interval[0]:.2f}-{each.interval[1]:.2f})",
-            f"{1000 * sum(each.mixed) / sum(each.tokens):.2f}",
-            f"{1000 * sum(each.alone) / sum(each.tokens):.2f}",
-            f"{sum(each.passes) / sum(each.tokens):.2f}",
+            with_interval(some, sum),
+            with_interval(some, max),
+            f"{passes_a_token(some):.2f}",
         ]
-        for name, each in costs.items()
+        for name, some in costs.items()
     ]
 
 
-def load(extra: Path, num_parameters: int) -> list[Source]:
-    """Two sources with one vocabulary, as they are (0) or grown."""
-    paths = (builtin_paths()[0], extra / "coins")
+def load(paths: Sequence[Path], num_parameters: int) -> list[Source]:
+    """Sources as they are (0) or grown."""
     if not num_parameters:
         return [load_source(path, path.name) for path in paths]
     return [grown(path, num_parameters, name=path.name) for path in paths]
@@ -160,21 +165,24 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     problems = generate(options.count, seed=5, split="test")
     prompts = [[{"role": "user", "content": problem.question}] for problem in problems]
-    settings = {"as they are": 0, f"grown to {options.large / 1e6:.0f}M": options.large}
+    sizes = {"as they are": 0, f"grown to {options.large / 1e6:.0f}M": options.large}
+    first, second = builtin_paths()[:2]
+    settings = {
+        "one tokenizer": ([first, options.extra / "coins"], TOKEN_WAYS),
+        "two tokenizers": ([first, second], BYTE_WAYS),
+    }
     lines, facts = [], {}
-    for setting, num_parameters in settings.items():
-        costs = compare(load(options.extra, num_parameters), prompts, TOKEN_WAYS)
-        lines += rows_of(setting, costs)
-        facts[setting] = {name: each.ratio for name, each in costs.items()}
-    header = [
-        "sources",
-        "mixture",
-        "times the sum alone (95 %)",
-        "ms a token",
-        "ms alone",
-        "passes",
-    ]
-    finish("mixture_speed", {"count": len(prompts), "ratios": facts}, table(header, lines))
+    for (setting, (paths, ways)), (size, number) in itertools.product(
+        settings.items(), sizes.items()
+    ):
+        costs = compare(load(paths, number), prompts, ways)
+        lines += rows_of(f"{setting}, {size}", costs)
+        facts[f"{setting}, {size}"] = {
+            name: [asdict(cost) for cost in some] for name, some in costs.items()
+        }
+    header = ["sources", "mixture", "times the sum alone (95 %)", "times the slower alone (95 %)"]
+    header += ["passes of a source a token"]
+    finish("mixture_speed", {"count": len(prompts), "costs": facts}, table(header, lines))
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def _changes(
         if side == "_A":
             ranks[module] = infos[key].shape[0]
             changes[module + ".weight"] = Change(
-                _scale(module, ranks[module], config),
+                _scale(path, module, ranks[module], config),
                 down=key,
                 up=partner,
                 transposed=bool(found["embeds"] or config.get("fan_in_fan_out")),
@@ -163,7 +163,8 @@ def _changes(
         bias = BIAS.fullmatch(key)
         if bias is not None:
             module = bias["module"].removeprefix(PREFIX)
-            changes[module + ".bias"] = Change(_scale(module, ranks[module], config), shift=key)
+            scale = _scale(path, module, ranks.get(module, 0), config)
+            changes[module + ".bias"] = Change(scale, shift=key)
         elif FACTOR.fullmatch(key) is None:
             # A matrix below its factors is a copy of the base's; anything else was trained whole.
             name = WRAPPING.sub("", key.removeprefix(PREFIX))
@@ -171,10 +172,15 @@ def _changes(
     return changes
 
 
-def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
+def _scale(path: str | Path, module: str, rank: int, config: Mapping[str, Any]) -> float:
     patterns = config.get("alpha_pattern") or {}
     special = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
-    alpha = float(config["lora_alpha"] if special is None else patterns[special])
+    alpha = config.get("lora_alpha") if special is None else patterns[special]
+    if not isinstance(alpha, (int, float)) or rank == 0:
+        raise LoadError(
+            f'The adapter "{path}" has lora_alpha = {alpha!r} and rank {rank} for "{module}", which is no scale. '
+            "Fetch the adapter again."
+        )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -191,8 +197,15 @@ def _check_fit(
             "It was trained on another checkpoint; name the right one (on, or --on)."
         )
     have = base.infos[name].shape
+    shape: tuple[int, ...]
     if change.down is not None and change.up is not None:
-        shape = (*infos[change.up].shape[:1], *infos[change.down].shape[1:])
+        down, up = infos[change.down].shape, infos[change.up].shape
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
+            raise LoadError(
+                f'The adapter "{label}" changes "{name}" by {list(up)} times {list(down)}, which is no product of two '
+                "matrices. Bake it into its checkpoint with peft first, or fetch it again."
+            )
+        shape = (up[0], down[1])
         shape = shape[::-1] if change.transposed else shape
     else:
         shape = infos[change.new or change.shift or ""].shape

@@ -19,6 +19,7 @@ from coolfusion import __version__
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
 from coolfusion.merging.folder import PROVENANCE, check_output, check_room, new_folder
+from coolfusion.merging.leftovers import remove_leftovers
 from coolfusion.merging.merged import open_recipe
 from coolfusion.merging.recipe import Merge, MergeRecipe, recipe_dict
 from coolfusion.merging.safetensors_file import write_file
@@ -57,7 +58,8 @@ def merge(
     It gets safetensors shards of at most ``max_shard_bytes`` (a larger tensor is alone in
     one), config.json, the tokenizer and merge.json, which says where everything came from.
     The same recipe on the same files gives the same bytes. An existing folder is replaced
-    only with ``overwrite``, and only if an earlier merge wrote it.
+    only with ``overwrite``, and only if an earlier merge wrote it. What merges to ``output``
+    that were killed left beside it is removed.
 
     Raises ``LoadError`` for inputs that cannot be read, ``UsageError`` for inputs that do
     not fit together or an output that cannot be written, ``CoolfusionError`` where writing
@@ -65,6 +67,7 @@ def merge(
     """
     recipe = MergeRecipe(recipe) if isinstance(recipe, Merge) else recipe
     target = Path(os.path.abspath(output))
+    remove_leftovers(target)
     check_output(target, overwrite=overwrite)
     if max_shard_bytes < 1:
         raise UsageError(f"A shard of {max_shard_bytes} bytes holds nothing. Give at least 1.")
@@ -73,7 +76,7 @@ def merge(
     check_room(target, sum(info.num_bytes for info in checkpoint.about.infos.values()))
     with new_folder(target, overwrite=overwrite) as folder:
         _write_tensors(checkpoint, folder, max_shard_bytes, progress)
-        _copy_beside(checkpoint.about.tokenizer_folder, folder)
+        copy_beside(checkpoint.about.tokenizer_folder, folder)
         write_json(folder / PROVENANCE, provenance(recipe, checkpoint))
         # Last, so that a folder is a checkpoint only when it is complete.
         write_json(folder / "config.json", checkpoint.about.config)
@@ -100,6 +103,14 @@ def provenance(recipe: MergeRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object as indented JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def copy_beside(source: Path, folder: Path) -> None:
+    """Copy the tokenizer of a checkpoint, and whatever else comes along with its weights."""
+    for glob in BESIDE:
+        for file in sorted(source.glob(glob)):
+            if file.is_file() and not (folder / file.name).exists():
+                shutil.copyfile(file, folder / file.name)
 
 
 def _write_tensors(
@@ -155,13 +166,6 @@ def _shards(infos: Mapping[str, TensorInfo], max_bytes: int) -> Iterator[list[st
         names.append(name)
         size += info.num_bytes
     yield names
-
-
-def _copy_beside(source: Path, folder: Path) -> None:
-    for glob in BESIDE:
-        for file in sorted(source.glob(glob)):
-            if file.is_file() and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
 
 
 def _check_not_an_input(output: Path, checkpoint: Checkpoint) -> None:

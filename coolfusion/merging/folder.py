@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from coolfusion.errors import CoolfusionError, UsageError
+from coolfusion.merging.leftovers import partial_folder, replace_folder
 
 PROVENANCE = "merge.json"
 
@@ -18,27 +18,30 @@ PROVENANCE = "merge.json"
 def new_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder beside ``output`` to write into, renamed to ``output`` when all has gone well.
 
-    Whatever fails or interrupts, the folder is removed and ``output`` is as it was; a process
-    that is killed leaves a hidden ".NAME.*.partial" beside it. Raises ``UsageError`` where
-    ``output`` cannot be written, and ``CoolfusionError`` where writing fails on the way.
+    Whatever fails or interrupts, the folder is removed and ``output`` is as it was; what a
+    process that is killed leaves is removed by the next merge to ``output``. Raises
+    ``UsageError`` where ``output`` cannot be written, and ``CoolfusionError`` where writing
+    fails on the way.
     """
     check_output(output, overwrite=overwrite)
-    mark = secrets.token_hex(4)
-    partial = output.parent / f".{output.name}.{mark}.partial"
-    try:
-        partial.mkdir()
-    except OSError as error:
-        raise UsageError(f'Cannot write "{output}": {error.strerror}.') from error
-    try:
-        yield partial
-        _sync(partial)
-        _put_in_place(partial, output, output.parent / f".{output.name}.{mark}.old")
-    except OSError as error:
-        raise CoolfusionError(
-            f'Writing "{output}" failed: {error.strerror or error}. Nothing was left behind; make room and merge again.'
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(partial_folder(output))
+        except OSError as error:
+            raise UsageError(f'Cannot write "{output}": {error.strerror}.') from error
+        try:
+            yield partial
+            _sync(partial)
+            check_output(output, overwrite=overwrite)  # it may have appeared meanwhile
+            if output.exists() and any(output.iterdir()):
+                replace_folder(partial, output)
+            else:
+                partial.rename(output)
+        except OSError as error:
+            raise CoolfusionError(
+                f'Writing "{output}" failed: {error.strerror or error}. Nothing was left behind; make room and '
+                "merge again."
+            ) from error
 
 
 def check_output(output: Path, *, overwrite: bool = False) -> None:
@@ -72,19 +75,6 @@ def check_room(output: Path, num_bytes: int) -> None:
             f'"{output.parent}" has {free / 1e9:.2f} GB free and the merge takes {num_bytes / 1e9:.2f} GB. '
             "Make room, or choose another disk."
         )
-
-
-def _put_in_place(partial: Path, output: Path, aside: Path) -> None:
-    if not output.exists() or not any(output.iterdir()):
-        partial.rename(output)
-        return
-    output.rename(aside)
-    try:
-        partial.rename(output)
-    except BaseException:
-        aside.rename(output)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:

@@ -42,6 +42,8 @@ def read_recipe(path: str | Path) -> MergeRecipe:
 
 def recipe_from(data: Mapping[str, Any], folder: Path | None = None) -> MergeRecipe:
     """The recipe that a parsed file describes; paths are tried relative to ``folder`` first."""
+    if not isinstance(data, Mapping):
+        raise UsageError(f"it is {data!r}; write a table with a method and models.")
     named = data.get("merge", {})
     if not isinstance(named, Mapping) or not all(isinstance(t, Mapping) for t in named.values()):
         raise UsageError("merge holds named tables, written as [merge.NAME].")

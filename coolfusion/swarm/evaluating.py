@@ -66,7 +66,7 @@ class OneByOne:
                 utility = harmonic_mean(parts)
         except BrokenParticleError as error:
             failure = str(error)
-        # Models hold themselves in circles; where they are large, the next one needs the room.
+        # A function of one's own may leave a model to the garbage collector; the next one needs the room.
         if sum(info.num_bytes for info in self.opened.about.infos.values()) > SMALL:
             gc.collect()
         return Evaluation(point, utility, parts, failure, time.perf_counter() - begun)

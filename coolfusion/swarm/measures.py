@@ -22,7 +22,7 @@ from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.plan import row_metrics
 from coolfusion.fusion import FusionModel, request
 from coolfusion.swarm.particle import BrokenParticleError, Particle
-from coolfusion.tokenizer import Message, Prompt
+from coolfusion.tokenizer import Message, Prompt, prompt_for
 
 MAX_ROWS = 200  # development examples, as in the paper
 
@@ -120,7 +120,8 @@ class TaskMeasure:
     def _check_finite(self, model: FusionModel, row: Row) -> None:
         """Raise ``BrokenParticleError`` if scoring a row's references gives NaN or infinity."""
         (source,) = model.sources
-        prompt = source.tokenizer.encode_prompt(self.answering.prompt_of(model, row))
+        asked = prompt_for(self.answering.prompt_of(model, row), source.name)
+        prompt = source.tokenizer.encode_prompt(asked)
         (scores,) = log_likelihoods(source, [prompt], [row.references])
         if isinstance(scores, NonFiniteError):
             raise BrokenParticleError(f"{self.name}: {scores}") from scores

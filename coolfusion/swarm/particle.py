@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any, final
 
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.fusion import FusionModel
-from coolfusion.merging.build import BESIDE, stored, write_json
+from coolfusion.merging.build import copy_beside, stored, write_json
 from coolfusion.merging.checkpoint import Checkpoint
 from coolfusion.merging.safetensors_file import write_file
 from coolfusion.merging.stored import SINGLE
@@ -57,6 +58,12 @@ class Particle:
             )
         return self._model
 
+    def release(self) -> None:
+        """Let go of the model and of all it remembers, which may be far more than its weights."""
+        if self._model is not None:
+            self._model = None
+            gc.collect()  # models hold themselves in circles
+
 
 @contextmanager
 def written(checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
@@ -92,8 +99,5 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
             raise BrokenParticleError(str(error)) from error
 
     write_file(folder / SINGLE, infos, read)
-    for glob in BESIDE:
-        for file in sorted(checkpoint.about.tokenizer_folder.glob(glob)):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+    copy_beside(checkpoint.about.tokenizer_folder, folder)
     write_json(folder / "config.json", checkpoint.about.config)

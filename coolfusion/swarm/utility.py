@@ -44,7 +44,10 @@ class Utility:
     def parts(self, folder: Path, device: str | None) -> tuple[float, ...]:
         """Every measure of the checkpoint in ``folder``. Raises ``BrokenParticleError``."""
         particle = Particle(folder, device, self.loading)
-        return tuple(measure.value(particle) for measure in self.measures)
+        try:
+            return tuple(measure.value(particle) for measure in self.measures)
+        finally:
+            particle.release()
 
     def identity(self) -> dict[str, Any]:
         """JSON-ready data that is different where values could be."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import weakref
@@ -186,25 +185,6 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         timeout=120,
     )
-
-
-def test_a_killed_merge_leaves_nothing_at_its_output(
-    tmp_path: Path, pair: tuple[Path, Path]
-) -> None:
-    code = f"""
-import os, signal
-from coolfusion.merging import Merge, merge
-def die(progress):
-    if progress.num_tensors == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-merge(Merge("linear", {tuple(map(str, pair))!r}), {str(tmp_path / "out")!r}, max_shard_bytes=100, progress=die)
-"""
-    assert run_python(code).returncode == -signal.SIGKILL
-    (partial,) = left_over(tmp_path)
-    assert partial.startswith(".out.")
-    with pytest.raises(LoadError):  # what is left is hidden, and no checkpoint
-        stored.open_stored(tmp_path / partial)
-    assert tensors_of(merge(Merge("linear", pair), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, OSError(errno.EIO, "bad")])

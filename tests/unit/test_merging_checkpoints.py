@@ -341,6 +341,7 @@ def test_an_adapter_names_its_checkpoint_or_is_told(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "is of type 'IA3'"),
         ({"use_dora": True}, "uses use_dora"),
         ({"target_parameters": ["x"]}, "uses target_parameters"),
+        ({"lora_alpha": None}, "has lora_alpha = None and rank 2"),
     ],
 )
 def test_adapters_that_are_no_low_rank_sum_are_refused(
@@ -358,6 +359,14 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "has no partner": {down: FACTORS[down]},
         "which .* has not": {name.replace("q_proj", "z"): t for name, t in FACTORS.items()},
         r"as if it were \[5, 4\]": {down: FACTORS[down], up: torch.zeros(5, 2)},
+        r"\[4, 3\] times \[2, 4\], which is no product": {
+            down: FACTORS[down],
+            up: torch.zeros(WIDTH, 3),
+        },
+        r"\[4, 2, 1, 1\] times \[2, 4, 1, 1\]": {
+            name: tensor[..., None, None].contiguous() for name, tensor in FACTORS.items()
+        },
+        "and rank 0 for": {f"{QUERY}.lora_B.bias": torch.ones(WIDTH)},
         "also the output head": {EMBEDDING: torch.zeros(len(VOCABULARY), WIDTH)},
     }
     for number, (message, tensors) in enumerate(cases.items()):

@@ -176,6 +176,9 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
     for name in ("none.toml", "bytes.toml", "none.json"):
         with pytest.raises(UsageError, match="Cannot read the recipe"):
             read_recipe(tmp_path / name)
+    (tmp_path / "list.json").write_text('{"recipe": []}')
+    with pytest.raises(UsageError, match=r"list.json\": it is \[\]; write a table"):
+        read_recipe(tmp_path / "list.json")
 
 
 def test_mistakes_in_python_are_named() -> None:

@@ -341,7 +341,7 @@ def test_outputs_that_cannot_be_used(tmp_path: Path, experts: Experts) -> None:
 def test_a_disk_that_is_full(
     tmp_path: Path, experts: Experts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the search, at a particle, and at the result; a limit on file sizes is a full disk."""
+    """Before the search and at a particle; a limit on the size of files is as good as a full disk."""
     resource = pytest.importorskip("resource")
     from coolfusion.merging import folder
 

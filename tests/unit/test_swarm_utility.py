@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
+import weakref
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,35 @@ def test_a_model_that_gives_nan_is_a_broken_particle(tmp_path: Path) -> None:
     for metric in ("last_number", "perplexity"):
         with pytest.raises(BrokenParticleError, match=rf"sums \({metric}\): .*NaN"):
             TaskMeasure(TASK, metric, SHORT).value(broken)
+
+
+@dataclass(frozen=True)
+class Watching:
+    """A measure that keeps an eye on the model, and no hand."""
+
+    name: str = "watching"
+    seen: list[weakref.ref[Any]] = field(default_factory=list)
+
+    def value(self, particle: Particle) -> float:
+        (source,) = particle.model.sources
+        self.seen.append(weakref.ref(source.backend))
+        return 1.0
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_model_is_let_go_when_it_has_been_measured(particle: Particle) -> None:
+    """With all it remembers: the garbage collector might not come for long."""
+    watching = Watching()
+    gc.disable()
+    try:
+        assert Utility((watching, watching)).parts(particle.folder, None) == (1.0, 1.0)
+        first, second = watching.seen
+        assert first is second
+        assert first() is None
+    finally:
+        gc.enable()
 
 
 def test_functions() -> None:
