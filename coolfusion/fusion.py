@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
-from coolfusion.backend import Sampling
 from coolfusion.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.beam import BeamSearch, Ranked
 from coolfusion.boundaries import Boundary
@@ -18,17 +16,17 @@ from coolfusion.ending import EndRule
 from coolfusion.errors import UsageError
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.fusion_file import settled_options
+from coolfusion.fusion_options import check_fusion_options, one_each, request
 from coolfusion.gates import Budget, Gate
 from coolfusion.mixing import MixingRule
 from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import Mixture, make_mixture
-from coolfusion.notation import weights_named
-from coolfusion.recipe import Recipe, Request, make_recipe
+from coolfusion.mixture.recipe import Mixture
+from coolfusion.recipe import Recipe
 from coolfusion.reranking import Reranker
-from coolfusion.sources import Source, check_names
+from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 from coolfusion.stepwise import Stepwise
-from coolfusion.strategies import MIXTURE, SEGMENTS, check_mixture_options, strategy_named
+from coolfusion.strategies import MIXTURE, SEGMENTS, strategy_named
 from coolfusion.tokenizer import Prompt
 from coolfusion.types import Generation, Step
 from coolfusion.weights import PromptPrior
@@ -42,8 +40,9 @@ class FusionModel:
 
     ``strategy`` says how they are fused unless a call says otherwise: by "segments" and
     ``recipe``, or as a "mixture" of distributions. A ``mixture`` that is not given has the
-    recipe's weights and prior. A prompt is a string, continued as it stands, or a list of chat messages, which every
-    source reads through its own chat template.
+    recipe's weights and prior. A prompt is a string, continued as it stands, or a list of chat
+    messages, which every source reads through its own chat template; or a mapping from source
+    names to prompts of their own ("*": whoever is not named).
     """
 
     def __init__(
@@ -108,6 +107,7 @@ class FusionModel:
         prior: str | PromptPrior | None = None,
         hedge: float | None = None,
         num_samples: int | None = None,
+        scores: str | None = None,
         strategy: str | None = None,
         mixing: str | MixingRule | None = None,
         route: str | None = None,
@@ -127,7 +127,7 @@ class FusionModel:
         replaces what the file says. ``names`` label the sources (default: the last part of each
         path). ``preset`` is "default" (if none is given) or "paper"; ``reranker``, ``weights`` (by
         name or in order), ``lead`` and ``boundary`` replace parts of it, and ``end_rule``,
-        ``gate``, ``budget``, ``prior``, ``hedge`` and ``num_samples`` are those of
+        ``gate``, ``budget``, ``prior``, ``hedge``, ``num_samples`` and ``scores`` are those of
         ``make_recipe``. With the ``strategy`` "mixture" (default: "segments"), of these only
         ``weights`` and ``prior`` mean anything; ``mixing`` names the rule and ``route`` is "auto",
         "tokens" or "bytes". ``device`` and ``dtype`` hold for all sources or are given one each.
@@ -150,6 +150,7 @@ class FusionModel:
             prior=prior,
             hedge=hedge,
             num_samples=num_samples,
+            scores=scores,
             strategy=strategy,
             mixing=mixing,
             route=route,
@@ -160,7 +161,10 @@ class FusionModel:
             raise UsageError(
                 "A drafter only guesses ahead. Switch speculation on, or leave it out."
             )
-        devices, dtypes = _each(device, len(paths), "device"), _each(dtype, len(paths), "dtype")
+        devices, dtypes = (
+            one_each(device, len(paths), "device"),
+            one_each(dtype, len(paths), "dtype"),
+        )
         from coolfusion.backends.huggingface import load_source
 
         load = partial(
@@ -222,98 +226,3 @@ class FusionModel:
         return self.decoder_for(strategy).generate_batch(
             prompts, request(**settings), max_rows=max_rows, max_tokens=max_batch_tokens
         )
-
-
-@dataclass(frozen=True, slots=True)
-class FusionPlan:
-    """What options say of a fusion: the sources' names, the strategy, and how each one works."""
-
-    names: list[str]
-    strategy: str
-    recipe: Recipe
-    mixture: Mixture
-
-
-def check_fusion_options(
-    models: Sequence[str | Path] | None,
-    names: Sequence[str] | None = None,
-    *,
-    strategy: str | None = None,
-    mixing: str | MixingRule | None = None,
-    route: str | None = None,
-    drafter: str | Path | None = None,
-    **parts: Any,
-) -> FusionPlan:
-    """All that can be said of a fusion before anything is loaded, checked against each other.
-
-    ``parts`` are keywords of ``check_recipe_options``. Raises ``UsageError`` naming the option that
-    is wrong, or that does not go with the strategy.
-    """
-    chosen = strategy_named(strategy or SEGMENTS)
-    if chosen == MIXTURE:
-        check_mixture_options({**parts, "drafter": drafter})
-    labels, recipe = check_recipe_options(models, names, **parts)
-    mixture = make_mixture(mixing, weights=recipe.weights, prior=recipe.prior, route=route)
-    return FusionPlan(labels, chosen, recipe, mixture)
-
-
-def check_recipe_options(
-    models: Sequence[str | Path] | None,
-    names: Sequence[str] | None = None,
-    *,
-    weights: Mapping[str, float] | Sequence[float] | None = None,
-    lead: str | None = None,
-    **parts: Any,
-) -> tuple[list[str], Recipe]:
-    """The sources' names and the recipe, checked against each other before anything is loaded.
-
-    ``parts`` are keywords of ``make_recipe``.
-    """
-    paths = list(models or builtin_paths())
-    labels = list(names) if names is not None else [Path(str(path)).name for path in paths]
-    if len(labels) != len(paths):
-        raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
-    check_names(labels)
-    if weights is not None and not isinstance(weights, Mapping):
-        weights = dict(zip(labels, _each(weights, len(paths), "weights"), strict=True))
-    if isinstance(parts.get("reranker"), str) and lead is None and not weights:
-        named_lead, named = weights_named(parts["reranker"])
-    else:
-        named_lead, named = lead, dict(weights or {})
-    for each in [*named, *([named_lead] if named_lead else [])]:
-        if each not in labels:
-            raise UsageError(f'There is no source "{each}". The sources are {labels}.')
-    missing = [label for label in labels if named and label not in named]
-    if missing:
-        raise UsageError(f'There is no weight for source "{missing[0]}". Give one to each.')
-    return labels, make_recipe(weights=weights, lead_source=lead, **parts)
-
-
-def request(
-    *,
-    max_new_tokens: int = 256,
-    stop: str | Sequence[str] = (),
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    max_segment_tokens: int | None = None,
-    on_source_error: str = "drop",
-) -> Request:
-    """A ``Request`` from the keyword arguments that generation methods take."""
-    return Request(
-        max_new_tokens=max_new_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        sampling=Sampling(temperature, top_k, top_p, seed),
-        max_segment_tokens=max_segment_tokens,
-        on_source_error=on_source_error,
-    )
-
-
-def _each(value: Any, count: int, what: str) -> list[Any]:
-    """One value per source from a single value or a sequence of them."""
-    if value is None or isinstance(value, str):
-        return [value] * count
-    if len(value) != count:
-        raise UsageError(f"{what} has {len(value)} entries for {count} models. Give one each.")
-    return list(value)

@@ -45,6 +45,7 @@ class FusionConfig:
     prior: str | None = None
     hedge: float | None = None
     num_samples: int | None = None
+    scores: str | None = None
     strategy: str | None = None
     mixing: str | None = None
     route: str | None = None
@@ -177,6 +178,7 @@ _KEYS: Final[Mapping[str, _Key]] = {
     "prior": _Key("prompt or prompt(TEMPERATURE)", _is_text, _part("prior")),
     "hedge": _Key("a number, 0 or above", _is_number, _part("hedge")),
     "num_samples": _Key("a whole number, at least 1", _is_count, _part("num_samples")),
+    "scores": _Key("tokens or bytes", _is_text, _part("scores")),
     "strategy": _Key("segments or mixture", _is_text, strategy_named),
     "mixing": _Key("the name of a mixing rule", _is_text, mixing_named),
     "route": _Key("auto, tokens or bytes", _is_text, route_named),

@@ -23,6 +23,7 @@ SEGMENTS_ONLY: Final[Mapping[str, str]] = {
     "budget": "there are no contests to count",
     "hedge": "there are no contests to learn from",
     "num_samples": "a mixture has no drafts",
+    "scores": "there are no segments to score",
     "drafter": "a mixture has no use for guesses",
 }
 MIXTURE_ONLY: Final[Mapping[str, str]] = {

@@ -93,6 +93,11 @@ def add_fusion_options(parser: argparse.ArgumentParser) -> None:
         help="drafts of each source in a step, if it samples (--samples of eval is about votes)",
     )
     group.add_argument(
+        "--scores",
+        metavar="WHAT",
+        help="score segments by their tokens (default), or by bytes: whatever tokens write them",
+    )
+    group.add_argument(
         "--no-speculation",
         dest="speculation",
         action="store_false",
@@ -126,7 +131,8 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     """The fusion that the options describe; a terminal is shown how far loading has come."""
-    from coolfusion.fusion import FusionModel, check_fusion_options
+    from coolfusion.fusion import FusionModel
+    from coolfusion.fusion_options import check_fusion_options
     from coolfusion.strategies import MIXTURE, check_segments_options
 
     names = split_list(arguments.names)
@@ -166,12 +172,13 @@ def recipe_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "prior": arguments.prior,
         "hedge": arguments.hedge,
         "num_samples": arguments.num_samples,
+        "scores": arguments.scores,
     }
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
     """The request that the options describe. Raises ``UsageError`` for impossible limits."""
-    from coolfusion.fusion import request
+    from coolfusion.fusion_options import request
 
     return request(
         max_new_tokens=arguments.max_new_tokens,

@@ -138,8 +138,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _base(arguments: argparse.Namespace) -> tuple[list[str], FusionConfig]:
     """The sources' names, and the untuned setting that the options describe."""
-    from coolfusion.fusion import check_recipe_options
     from coolfusion.fusion_config import FusionConfig, config_from
+    from coolfusion.fusion_options import check_recipe_options
 
     said = options.recipe_options(arguments)
     names, _ = check_recipe_options(arguments.model, options.split_list(arguments.names), **said)

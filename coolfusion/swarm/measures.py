@@ -20,7 +20,8 @@ from coolfusion.errors import CoolfusionError, NonFiniteError, UsageError
 from coolfusion.evaluation import Plan, Record, Row, Task, evaluate
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.plan import row_metrics
-from coolfusion.fusion import FusionModel, request
+from coolfusion.fusion import FusionModel
+from coolfusion.fusion_options import request
 from coolfusion.swarm.particle import BrokenParticleError, Particle
 from coolfusion.tokenizer import Message, Prompt, prompt_for
 

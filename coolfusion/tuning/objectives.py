@@ -20,8 +20,8 @@ from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import judge
 from coolfusion.evaluation.systems import PromptOf, System, decoding
 from coolfusion.evaluation.tasks import Row
-from coolfusion.fusion import check_recipe_options
 from coolfusion.fusion_config import FusionConfig
+from coolfusion.fusion_options import check_recipe_options
 from coolfusion.recipe import Recipe, Request
 from coolfusion.search import Floats
 from coolfusion.sources import Source

@@ -10,8 +10,8 @@ from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.plan import row_metrics
 from coolfusion.evaluation.tasks import Task
-from coolfusion.fusion import check_recipe_options
 from coolfusion.fusion_config import FusionConfig
+from coolfusion.fusion_options import check_recipe_options
 from coolfusion.tuning.proposals import Proposals, propose
 from coolfusion.tuning.report import UNTUNED
 from coolfusion.tuning.space import make_space

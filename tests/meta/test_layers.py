@@ -18,7 +18,7 @@ cli
 swarm tuning
 evaluation
 fusion voting
-response beam
+response beam fusion_options
 decoder mixture
 turns committing stepwise
 contest speculation batching fusion_file

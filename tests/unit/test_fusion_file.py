@@ -35,6 +35,7 @@ WHOLE = FusionConfig(
     prior="prompt(0.5)",
     hedge=1e-05,
     num_samples=2,
+    scores="bytes",
     weights={"one": 0.25, "two words": 1.0, "drei": 3},
 )
 
