@@ -13,6 +13,7 @@ has the default, the paper's preset, the baselines and mixtures of distributions
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 import transformers
 
-from benchmarks._results import finish, table
+from benchmarks._results import RESULTS, finish, table
 from benchmarks.grown import grown
 from benchmarks.word_problems import Problem, extract_answer, generate
 from coolfusion.backends.huggingface import load_source
@@ -61,6 +62,7 @@ ALTERNATIVES: Mapping[str, Mapping[str, Any]] = {
     "gate 0.95": {"gate": 0.95},
     "phrases(3)": {"boundary": "phrases(3)"},
     "lines": {"boundary": "lines"},
+    "scored by bytes": {"scores": "bytes", "reranker": "bits_per_byte"},
 }
 
 
@@ -89,15 +91,19 @@ def right(recipe: Recipe, sources: Sequence[Source], problems: Sequence[Problem]
 
 
 def alternatives(
-    sources: Mapping[str, Source], names: Sequence[str], problems: Sequence[Problem]
+    sources: Mapping[str, Source],
+    names: Sequence[str],
+    problems: Sequence[Problem],
+    chosen: Sequence[str],
 ) -> dict[str, float]:
-    """Share solved by each source alone and by every alternative."""
+    """Share solved by each source alone and by the alternatives chosen."""
     found = {}
     for name in names:
         found[name] = sum(right(Recipe(), [sources[name]], problems)) / len(problems)
     together = [sources[name] for name in names]
-    for name, options in ALTERNATIVES.items():
-        found[name] = sum(right(make_recipe(**options), together, problems)) / len(problems)
+    for name in chosen:
+        recipe = make_recipe(**ALTERNATIVES[name])
+        found[name] = sum(right(recipe, together, problems)) / len(problems)
     return found
 
 
@@ -159,6 +165,7 @@ def main() -> None:
     parser.add_argument("--split", choices=sorted(SEEDS), default="test")
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--only", action="append", choices=sorted(SETTINGS))
+    parser.add_argument("--alternative", action="append", choices=sorted(ALTERNATIVES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
@@ -168,33 +175,43 @@ def main() -> None:
     heading = f"{len(problems)} {options.split} problems; standard error at 0.75: "
     heading += f"{standard_error(0.75, len(problems)):.3f}\n\n"
     if options.split == "dev":
-        _on_dev(sources, chosen, problems, heading)
+        _on_dev(sources, chosen, problems, heading, options.alternative or list(ALTERNATIVES))
     for setting in chosen if options.split == "test" else ():
         _on_test(sources, setting, problems, f"{setting}: {heading}")
 
 
 def _on_dev(
     sources: Mapping[str, Source],
-    chosen: Sequence[str],
+    settings: Sequence[str],
     problems: Sequence[Problem],
     heading: str,
+    chosen: Sequence[str],
 ) -> None:
-    """All alternatives in all settings, in one table."""
-    record = {}
-    for setting in chosen:
-        record[setting] = alternatives(sources, SETTINGS[setting], problems)
-        print(setting, record[setting], flush=True)
+    """The alternatives chosen, in one table with those that earlier runs left for it."""
+    facts: dict[str, Any] = {"split": "dev", "count": len(problems)}
+    record = _kept("settings_dev", facts)
+    for setting in settings:
+        found = alternatives(sources, SETTINGS[setting], problems, chosen)
+        record[setting] = {**record.get(setting, {}), **found}
+        print(setting, found, flush=True)
     lines = [
         [
             setting,
             ", ".join(f"{name} {found[name]:.2f}" for name in SETTINGS[setting]),
-            *(f"{found[name]:.3f}" for name in ALTERNATIVES),
+            *(f"{found[name]:.3f}" if name in found else "" for name in ALTERNATIVES),
         ]
         for setting, found in record.items()
     ]
-    facts = {"split": "dev", "count": len(problems), "solved": record}
     header = ["setting", "sources alone", *ALTERNATIVES]
-    finish("settings_dev", facts, heading + table(header, lines))
+    finish("settings_dev", {**facts, "solved": record}, heading + table(header, lines))
+
+
+def _kept(name: str, facts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What an earlier run on the same problems found."""
+    file = RESULTS / f"{name}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    same = all(kept.get(key) == value for key, value in facts.items())
+    return dict(kept["solved"]) if same else {}
 
 
 def _on_test(
