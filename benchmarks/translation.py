@@ -28,9 +28,13 @@ from benchmarks.translation_task import ACTORS, Pair, Style, held_out, sentences
 from coolfusion.backends.huggingface import load_source
 from coolfusion.decoder import Decoder
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
-from coolfusion.recipe import PRESETS, Request
+from coolfusion.mixing import Arithmetic, Geometric
+from coolfusion.mixture.decoder import MixtureDecoder
+from coolfusion.mixture.recipe import Mixture
+from coolfusion.recipe import PRESETS, Request, make_recipe
 from coolfusion.response import own_answers, rerank_answers
 from coolfusion.sources import Source
+from coolfusion.stepwise import Stepwise
 from coolfusion.testing.toys import END, toy_tokenizer
 from coolfusion.tokenizer import Prompt
 
@@ -53,7 +57,7 @@ class System:
 
 
 def systems(sources: Sequence[Source]) -> list[System]:
-    """Every source alone, whole answers reranked, and fusions."""
+    """Every source alone, whole answers reranked, fusions by segments, and mixtures."""
 
     def alone(source: Source) -> System:
         return System(
@@ -61,12 +65,12 @@ def systems(sources: Sequence[Source]) -> list[System]:
             lambda prompts: [each.text for each in own_answers(source, prompts, REQUEST)],
         )
 
-    def fused(preset: str) -> System:
-        decoder = Decoder(sources, PRESETS[preset])
+    def decoded(name: str, decoder: Stepwise[Any]) -> System:
         return System(
-            f"segments, {preset} preset",
-            lambda prompts: [each.text for each in decoder.generate_batch(prompts, REQUEST)],
+            name, lambda prompts: [each.text for each in decoder.generate_batch(prompts, REQUEST)]
         )
+
+    by_bytes = make_recipe(scores="bytes", reranker="bits_per_byte")
 
     def reranked(prompts: Sequence[Prompt]) -> list[str]:
         return [each.text for each in rerank_answers(Decoder(sources), prompts, REQUEST)]
@@ -74,7 +78,12 @@ def systems(sources: Sequence[Source]) -> list[System]:
     return [
         *map(alone, sources),
         System(RERANKED, reranked),
-        *map(fused, PRESETS),
+        *(decoded(f"segments, {n} preset", Decoder(sources, r)) for n, r in PRESETS.items()),
+        decoded("segments, scored by bytes", Decoder(sources, by_bytes)),
+        *(
+            decoded(f"mixture, {rule.name}", MixtureDecoder(sources, Mixture(rule)))
+            for rule in (Arithmetic(), Geometric())
+        ),
     ]
 
 
