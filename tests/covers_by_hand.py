@@ -1,12 +1,13 @@
-"""The sums over covers of a text, term by term from their definitions: the slow twin of ``covers``."""
+"""Covers of a text by hand: their sums term by term, and which of them have to be there."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from coolfusion.backend import Query
-from coolfusion.covers import CONTINUATIONS, END
+from coolfusion.covers import CONTINUATIONS, END, Covering
 from coolfusion.sources import Source
+from coolfusion.tokenizer import Tokenizer
 
 
 class ByHand:
@@ -86,3 +87,21 @@ def _begins_text(data: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.reason == "unexpected end of data"
     return True
+
+
+def covered(covering: Covering, text: str, row: np.ndarray) -> list[set[tuple[int, ...]]]:
+    """The complete tokens of all branches after every byte of ``text``."""
+    cover, found = covering.begin(), []
+    for byte in text.encode():
+        cover = covering.advance(covering.learn(cover, dict.fromkeys(cover.unknown, row)), byte)
+        found.append({branch.ids for branch in cover.branches})
+    return found
+
+
+def missing(tokenizer: Tokenizer, covering: Covering, text: str, row: np.ndarray) -> list[int]:
+    """Where, in bytes, a beginning of the encoding of ``text`` was no cover when it was passed."""
+    ids, found, end, lost = tokenizer.encode(text), covered(covering, text, row), 0, []
+    for number, token in enumerate(ids, 1):
+        end += len(tokenizer.piece(token) or b"")
+        lost += [] if ids[:number] in found[end - 1] else [end]
+    return lost

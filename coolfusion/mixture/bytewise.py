@@ -179,16 +179,13 @@ class ByteRoute:
     def _stretch(self, walk: _Walk, *, ends: bool = False) -> Stretch:
         names = [source.name for source in self._sources]
         position = [walk.covers.get(k, cover) for k, cover in enumerate(walk.state.position)]
-        limit = walk.state.request.max_new_tokens
         return Stretch(
             walk.data,
             ends,
             tuple(position),
-            num_tokens={
-                names[k]: limit if walk.is_full else len(cover.canonical.ids)
-                for k, cover in walk.covers.items()
-            },
+            num_tokens={names[k]: len(cover.canonical.ids) for k, cover in walk.covers.items()},
             usage={names[k]: spent for k, spent in walk.usage.items()},
             favoured=tuple(names[k] for k in sorted(walk.favoured)),
             dropped={names[k]: error for k, error in walk.dropped.items()},
+            is_full=walk.is_full,
         )

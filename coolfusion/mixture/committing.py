@@ -59,14 +59,13 @@ class Turn:
         if self.stop is not None:
             return
         longest = max(stretch.num_tokens.values(), default=0)
-        limit = self.state.request.max_new_tokens
-        if longest > limit:
+        if longest > self.state.request.max_new_tokens:
             self.stop = StopReason.LENGTH
             return
         self._append(stretch)
         if stretch.ends:
             self.stop = StopReason.END
-        elif longest == limit:
+        elif stretch.is_full:
             self.stop = StopReason.LENGTH
 
     def _append(self, stretch: Stretch) -> None:

@@ -23,7 +23,7 @@ class Stretch:
     response then; ``usage``. ``favoured`` it were those sources whose own choice would have been
     the same all along. ``log_mixture`` is the mixture's log-probability of it. A log-probability
     that nobody had to know is left out, or NaN. Sources that failed are in ``dropped``; the
-    others decided without them.
+    others decided without them. ``is_full``: nothing more fits into ``max_new_tokens``.
     """
 
     data: bytes
@@ -35,6 +35,7 @@ class Stretch:
     usage: Mapping[str, Usage] = field(default_factory=dict)
     favoured: tuple[str, ...] = ()
     dropped: Mapping[str, SourceError] = field(default_factory=dict)
+    is_full: bool = False
 
 
 class Route(Protocol):

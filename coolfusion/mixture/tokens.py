@@ -105,6 +105,7 @@ class TokenRoute:
             log_probs={names[k]: float(row[token]) for k, row in turn.rows.items()},
             num_tokens={names[k]: len(ids) for k in state.active if k not in turn.dropped},
             favoured=tuple(names[k] for k in favoured),
+            is_full=len(ids) >= state.request.max_new_tokens,
         )
 
     def nothing(self, state: MixtureState, turn: Turn) -> Stretch:

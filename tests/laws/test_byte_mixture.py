@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coolfusion.backend import Distributions, Query, Sampling
@@ -17,6 +17,7 @@ from coolfusion.errors import SourceError
 from coolfusion.mixing import Arithmetic, Geometric, MixingRule, mixed
 from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.mixture.recipe import Mixture
+from coolfusion.mixture.vocabulary import Vocabulary
 from coolfusion.picking import draw, pick
 from coolfusion.recipe import Request
 from coolfusion.sources import Source
@@ -87,6 +88,7 @@ SAMPLINGS = st.sampled_from(
 
 
 @settings(max_examples=25)
+@example(["byte_bpe"] * 3, Arithmetic(), Sampling(1.0, 3, 0.9, seed=8), "the ", 0.5)
 @given(
     families=st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3),
     rule=st.sampled_from([Arithmetic(), Geometric()]),
@@ -117,6 +119,25 @@ def test_both_routes_agree_where_every_token_is_a_byte(
     ]
     assert texts[0] == texts[1]
     assert texts[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prompt", ["the ", "a dog, 12"])
+def test_first_bytes_are_those_of_the_token_wise_mixture(family: str, prompt: str) -> None:
+    """What two sources with one vocabulary say of tokens together, summed up by first bytes."""
+    one = source("a", family)
+    ids = [(*one.tokenizer.encode_prompt(OTHER), *one.tokenizer.end_ids)]
+    two = Source("b", one.tokenizer, NgramBackend(ids, one.backend.vocab_size, order=3))
+    weights, prefix = np.array([0.3, 0.7]), one.tokenizer.encode_prompt(prompt)
+    rows = [s.backend.distributions([Query(prefix)])[0].log_probs[0] for s in (one, two)]
+    vocabulary = Vocabulary(one.tokenizer, one.backend.vocab_size)
+    tokens = np.array([vocabulary.outcomes(row, b"") for row in rows])
+    by_token, summed = np.exp(mixed(Arithmetic(), tokens, weights)), np.zeros(257)
+    for token, piece in enumerate(vocabulary.pieces):
+        summed[END if token == vocabulary.end else (piece or b"\0")[0]] += by_token[token]
+    covering = Covering(one.tokenizer, one.backend.vocab_size)
+    bounds = [covering.bounds(covering.learn(covering.begin(), {(): row})).lower for row in rows]
+    np.testing.assert_allclose(weights @ np.array(bounds), summed, rtol=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import regex
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coolfusion.backend import Query
@@ -17,8 +17,8 @@ from coolfusion.backends.ngram import NgramBackend
 from coolfusion.covers import Cover, Covering
 from coolfusion.sources import Source
 from coolfusion.testing import toy_source
-from coolfusion.tokenizer import Prompt, Tokenizer
-from tests.covers_by_hand import ByHand
+from coolfusion.tokenizer import Prompt
+from tests.covers_by_hand import ByHand, missing
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
 TEXTS = (
@@ -88,6 +88,7 @@ texts = st.text(st.sampled_from("the cat'1\n \u00e9\u65e5\U0001f44d."), min_size
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=20)
 @given(text=texts, asked=st.lists(st.booleans(), min_size=40, max_size=40))
 @example(text="don't x", asked=[False] * 40)
 @example(text="  y 12345.", asked=[False, True] * 20)
@@ -194,24 +195,6 @@ def test_chain_rule_where_nothing_can_be_lost(text: str) -> None:
         cover = learnt(source, covering, covering.advance(cover, byte), "a")
     assert np.isclose(log_product, sum(scores.log_probs))
     assert np.isclose(covering.log_total(cover), log_product)
-
-
-def covered(covering: Covering, text: str, row: np.ndarray) -> list[set[tuple[int, ...]]]:
-    """The complete tokens of all branches after every byte of ``text``."""
-    cover, found = covering.begin(), []
-    for byte in text.encode():
-        cover = covering.advance(covering.learn(cover, dict.fromkeys(cover.unknown, row)), byte)
-        found.append({branch.ids for branch in cover.branches})
-    return found
-
-
-def missing(tokenizer: Tokenizer, covering: Covering, text: str, row: np.ndarray) -> list[int]:
-    """Where, in bytes, a beginning of the encoding of ``text`` was no cover when it was passed."""
-    ids, found, end, lost = tokenizer.encode(text), covered(covering, text, row), 0, []
-    for number, token in enumerate(ids, 1):
-        end += len(tokenizer.piece(token) or b"")
-        lost += [] if ids[:number] in found[end - 1] else [end]
-    return lost
 
 
 @pytest.mark.parametrize("family", FAMILIES)
