@@ -43,7 +43,8 @@ GREEDY = Sampling()
 class Query:
     """A question to a backend: what of ``continuation``, given ``prefix``?
 
-    ``prefix`` holds at least one id. ``watch`` names ids whose total probability is wanted
+    ``prefix`` holds at least one id; that of an encoder-decoder model begins with its encoder's
+    input, as ids from ``vocab_size`` on. ``watch`` names ids whose total probability is wanted
     at every position (the ids that end a text, say). ``lane`` is a hint: queries about one
     growing text carry the same number, so that a cache finds it without a search. No answer
     depends on it.
