@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
-from coolfusion.cli import options, rows
+from coolfusion.cli import files, options, rows
 from coolfusion.cli.prompts import own_prompts, prompt_of
 from coolfusion.cli.strategy import add_strategy_options
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
@@ -91,11 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
         return rows.run(arguments, request)
     own = own_prompts(arguments)
     # With prompts for sources there may be no common one; nothing is waited for then.
-    text = None if own and arguments.prompt is None else options.read_text(arguments.prompt)
+    text = None if own and arguments.prompt is None else files.read_text(arguments.prompt)
     if text is not None and not text.strip():
         raise UsageError("The prompt is empty, so there is nothing to continue. Give some text.")
     if arguments.trace is not None:
-        options.check_writable(arguments.trace)
+        files.check_writable(arguments.trace)
     fusion = options.load_fusion(arguments)
     prompt = prompt_of(arguments, fusion, text, own)
     if arguments.n_best is not None:

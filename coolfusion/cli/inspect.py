@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coolfusion.cli import options
+from coolfusion.cli import files, options
 from coolfusion.errors import UsageError
 
 _VISIBLE = str.maketrans({" ": "\u00b7", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"})
@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
     report = inspect(
-        options.read_text(arguments.text),
+        files.read_text(arguments.text),
         arguments.model,
         options.split_list(arguments.names),
         arguments.boundary,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from coolfusion.cli.strategy import strategy_options
@@ -237,42 +235,6 @@ def parse_weights(
 def split_list(text: str | list[str] | None) -> list[str] | None:
     """Comma-separated words, or the list of a fusion file, or None where nothing was given."""
     return [part.strip() for part in text.split(",")] if isinstance(text, str) else text
-
-
-def read_text(argument: str | None) -> str:
-    """The argument itself, or standard input for ``-`` and for no argument in a pipe.
-
-    Raises ``UsageError`` for input that is not UTF-8 and where there is nothing to read.
-    """
-    if argument is not None and argument != "-":
-        if any("\ud800" <= char <= "\udfff" for char in argument):
-            raise UsageError(
-                f"The argument {argument!r} is not UTF-8. Check the terminal's encoding."
-            )
-        return argument
-    if argument is None and sys.stdin.isatty():
-        raise UsageError("There is no text. Give it as an argument, or - to read standard input.")
-    raw = sys.stdin.buffer.read()
-    try:
-        # The line break that a shell adds is no part of what was said.
-        return raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"Standard input is not UTF-8: byte {error.start} is 0x{raw[error.start]:02x}. Convert it first."
-        ) from None
-
-
-def check_writable(path: str) -> None:
-    """Raise ``UsageError`` if a file cannot be written at ``path``; nothing is made or changed."""
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise UsageError(
-            f'Cannot write "{path}": there is no folder "{target.parent}". Make it first.'
-        )
-    if target.is_dir():
-        raise UsageError(f'Cannot write "{path}": it is a folder. Give the path of a file in it.')
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise UsageError(f'Cannot write "{path}": permission is denied.')
 
 
 def quiet_transformers() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from coolfusion.cli import options
+from coolfusion.cli import files, options
 from coolfusion.cli.prompts import prompt_of
 from coolfusion.cli.terminal import result_dict, say
 from coolfusion.errors import PromptError, UsageError
@@ -111,7 +111,7 @@ def repair_output(path: str) -> dict[str | int, bool]:
     A last line that was cut off in writing is removed. Raises ``UsageError`` for a file that
     no earlier run can have written, and leaves it as it is.
     """
-    options.check_writable(path)
+    files.check_writable(path)
     target = Path(path)
     data = target.read_bytes() if target.exists() else b""
     complete, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]

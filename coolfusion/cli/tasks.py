@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coolfusion.cli import options
+from coolfusion.cli.files import check_writable
 from coolfusion.cli.prompts import prompt_of
 from coolfusion.errors import UsageError
 from coolfusion.tokenizer import EVERYONE_ELSE
@@ -26,12 +26,12 @@ def output_folder(path: str, files: Sequence[str]) -> Path:
     """
     folder = Path(path)
     if not folder.exists():
-        options.check_writable(path)
+        check_writable(path)
         folder.mkdir()
     if not folder.is_dir():
         raise UsageError(f'--output "{folder}" is a file. Give a folder; {", ".join(files)} go in.')
     for name in files:
-        options.check_writable(str(folder / name))
+        check_writable(str(folder / name))
     return folder
 
 
