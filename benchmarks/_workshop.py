@@ -82,10 +82,10 @@ def solved(answers: Answers, task: Task) -> list[float]:
 
 
 class Workshop:
-    """Builds systems, each at most once: what is in ``folder`` already is read from there."""
+    """Builds systems of a family's members, each at most once: what ``folder`` holds is read."""
 
-    def __init__(self, family: Path, folder: Path, task: Task) -> None:
-        self.family, self.folder, self.task = family, folder, task
+    def __init__(self, members: Path, folder: Path, task: Task) -> None:
+        self.members, self.folder, self.task = members, folder, task
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "built.json"
         kept = json.loads(self._file.read_text()) if self._file.exists() else []
@@ -107,9 +107,9 @@ class Workshop:
         system = System(name, (str(path),), kind)
         return self.built(name, lambda: replace(system, dev=self._on_dev(system)))
 
-    def together(self, name: str, members: Iterable[str]) -> System:
+    def together(self, name: str, names: Iterable[str]) -> System:
         """Members of the family that decode together, in the way of this name."""
-        system = System(name, tuple(str(self.family / member) for member in members), "together")
+        system = System(name, tuple(str(self.members / each) for each in names), "together")
         return self.built(name, lambda: replace(system, dev=self._on_dev(system)))
 
     def best_of(self, name: str, grid: Mapping[str, Merge], kind: str = "static") -> System:

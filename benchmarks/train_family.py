@@ -1,27 +1,31 @@
-"""Train one base and, from it, three specialists and a LoRA adapter for each of their fields.
+"""Train a family: one base and, from it, three specialists, and for some a LoRA adapter of each field.
 
-    python -m benchmarks.train_family --output FAMILY
+    python -m benchmarks.train_family --family NAME --work FOLDER
 
-FAMILY gets the folders "base", "sums", "groups", "money", "lora-sums", "lora-groups" and
-"lora-money" (about twenty minutes on one core; folders that exist are kept), and "baked" with the
-adapters as checkpoints. The base has seen all skills and is stopped long before it masters them; a
-specialist goes on with nothing but its own and forgets some of the others. Last, the share of
-development problems that each member solves is printed by skill: a base without room above it,
-or specialists without a speciality, would leave merging nothing to show.
+FOLDER/NAME gets the folders "base", "sums", "groups" and "money" (about twenty minutes on one
+core; folders that exist are kept), and where the family has adapters "lora-sums", "lora-groups"
+and "lora-money", with "baked" for them as checkpoints. Two families differ in how far the
+specialists go: "far" has a base stopped long before it masters its skills, and specialists that
+went on with nothing but their own and forgot some of the others; "near" has a base trained a little
+longer, and specialists that went on gently and kept seeing some of everything. Last, it is printed
+for each member how far it moved from the base, relative to the base's length, and which share of
+development problems it solves, by skill: a base without room above it, or specialists without a
+speciality, would leave merging nothing to show.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks._results import finish, table
 from benchmarks.settings import right
@@ -39,7 +43,32 @@ from benchmarks.word_problems import generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.merging import Adapter, Merge, merge
 from coolfusion.recipe import Recipe
-from coolfusion.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How a base is trained from scratch, and all else from it."""
+
+    base: SourceRecipe
+    specialists: Mapping[str, SourceRecipe]
+    adapters: Mapping[str, SourceRecipe] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all members, the base first."""
+        return ("base", *self.specialists, *self.adapters)
+
+
+def _by_name(*recipes: SourceRecipe) -> dict[str, SourceRecipe]:
+    return {recipe.name: recipe for recipe in recipes}
+
+
+def _mostly(*skills: str) -> dict[str, float]:
+    """Four problems in five from these skills, one from any of the others."""
+    others = [skill for skill in SKILLS if skill not in skills]
+    shares = dict.fromkeys(skills, 0.8 / len(skills))
+    return shares | dict.fromkeys(others, 0.2 / len(others))
+
 
 BASE = replace(
     RECIPES["groups"],
@@ -50,24 +79,33 @@ BASE = replace(
     batch_size=24,
 )
 # Sums are the hard part of two kinds of stories, and take longest to learn.
-SPECIALISTS = {
-    recipe.name: recipe
-    for recipe in (
-        replace(
-            BASE,
-            name="sums",
-            skills={"change": 0.5, "compare": 0.5},
-            seed=67,
-            steps=1200,
-            peak_rate=2e-3,
-        ),
-        replace(BASE, name="groups", skills={"groups": 1.0}, seed=68, steps=400, peak_rate=1e-3),
-        replace(BASE, name="money", skills={"money": 1.0}, seed=69, steps=400, peak_rate=1e-3),
+FAR = _by_name(
+    replace(
+        BASE,
+        name="sums",
+        skills={"change": 0.5, "compare": 0.5},
+        seed=67,
+        steps=1200,
+        peak_rate=2e-3,
+    ),
+    replace(BASE, name="groups", skills={"groups": 1.0}, seed=68, steps=400, peak_rate=1e-3),
+    replace(BASE, name="money", skills={"money": 1.0}, seed=69, steps=400, peak_rate=1e-3),
+)
+FAR_ADAPTERS = _by_name(
+    *(
+        replace(recipe, name=f"lora-{recipe.name}", steps=400, peak_rate=3e-3)
+        for recipe in FAR.values()
     )
-}
-ADAPTERS = {
-    f"lora-{name}": replace(recipe, name=f"lora-{name}", steps=400, peak_rate=3e-3)
-    for name, recipe in SPECIALISTS.items()
+)
+GENTLE = replace(BASE, steps=300, peak_rate=1e-3)
+NEAR = _by_name(
+    replace(GENTLE, name="sums", skills=_mostly("change", "compare"), seed=67),
+    replace(GENTLE, name="groups", skills=_mostly("groups"), seed=68),
+    replace(GENTLE, name="money", skills=_mostly("money"), seed=69),
+)
+FAMILIES = {
+    "far": Family(BASE, FAR, FAR_ADAPTERS),
+    "near": Family(replace(BASE, steps=1800), NEAR),
 }
 RANK, ALPHA = 16, 32
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -88,12 +126,12 @@ class LowRank(torch.nn.Module):  # type: ignore[misc]
         return weight + (ALPHA / RANK) * (self.up @ self.down)
 
 
-def train_base(output: Path) -> None:
-    """Train the base from scratch."""
-    tokenizer = make_tokenizer(BASE)
-    model = make_model(BASE, tokenizer)
+def train_base(recipe: SourceRecipe, output: Path) -> None:
+    """Train a base from scratch."""
+    tokenizer = make_tokenizer(recipe)
+    model = make_model(recipe, tokenizer)
     keep = _saver(model, tokenizer, output)
-    fit(BASE, model, list(model.parameters()), batches(BASE, tokenizer), keep)
+    fit(recipe, model, list(model.parameters()), batches(recipe, tokenizer), keep)
 
 
 def train_specialist(recipe: SourceRecipe, base: Path, output: Path) -> None:
@@ -143,39 +181,44 @@ def save_adapter(adapted: Mapping[str, LowRank], base: Path, output: Path) -> No
     (output / "adapter_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
 
-def train_family(folder: Path) -> None:
+def train_family(family: Family, folder: Path) -> None:
     """Train every member that is not in ``folder`` yet."""
     torch.set_num_threads(1)
     base = folder / "base"
     if not base.exists():
-        train_base(base)
-    for recipes, how in ((SPECIALISTS, train_specialist), (ADAPTERS, train_adapter)):
+        train_base(family.base, base)
+    for recipes, how in ((family.specialists, train_specialist), (family.adapters, train_adapter)):
         for name, recipe in recipes.items():
             if not (folder / name).exists():
                 how(recipe, base, folder / name)
 
 
-def source_of(folder: Path, name: str) -> Source:
-    """A member as a source; an adapter is baked into the base beside it first."""
-    if name not in ADAPTERS:
-        return load_source(folder / name, name)
+def checkpoint_of(family: Family, folder: Path, name: str) -> Path:
+    """Where a member is as a checkpoint; an adapter is baked into the base beside it first."""
+    if name not in family.adapters:
+        return folder / name
     baked = folder / "baked" / name
     if not baked.exists():
         baked.parent.mkdir(exist_ok=True)
         merge(Merge("linear", (Adapter(folder / name, folder / "base"),)), baked)
-    return load_source(baked, name)
+    return baked
 
 
-def on_dev(folder: Path) -> dict[str, list[float]]:
-    """The share of development problems solved, by member and skill."""
-    found: dict[str, list[float]] = {}
-    for name in ("base", *SPECIALISTS, *ADAPTERS):
-        source = source_of(folder, name)
-        found[name] = []
-        for skill in SKILLS:
-            problems = generate(DEV_COUNT, seed=DEV_SEED, skills=[skill], split="dev")
-            found[name].append(sum(right(Recipe(), [source], problems)) / len(problems))
-    return found
+def moved(checkpoint: Path, base: Path) -> float:
+    """The distance between two checkpoints, relative to the length of the second."""
+    weights, origin = (load_file(each / "model.safetensors") for each in (checkpoint, base))
+    squares = sum((weights[name] - origin[name]).square().sum().item() for name in origin)
+    return math.sqrt(squares / sum(each.square().sum().item() for each in origin.values()))
+
+
+def on_dev(checkpoint: Path) -> list[float]:
+    """The share of development problems that a member solves, by skill."""
+    source = load_source(checkpoint, "member")
+    shares = []
+    for skill in SKILLS:
+        problems = generate(DEV_COUNT, seed=DEV_SEED, skills=[skill], split="dev")
+        shares.append(sum(right(Recipe(), [source], problems)) / len(problems))
+    return shares
 
 
 def _loaded(folder: Path) -> tuple[Any, Any]:
@@ -191,17 +234,32 @@ def _saver(model: Any, tokenizer: Any, output: Path) -> Any:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--output", type=Path, required=True)
-    folder = parser.parse_args().output
+    parser.add_argument("--family", choices=FAMILIES, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    options = parser.parse_args()
     transformers.logging.disable_progress_bar()
-    train_family(folder)
-    solved = on_dev(folder)
+    family, folder = FAMILIES[options.family], options.work / options.family
+    train_family(family, folder)
+    paths = {name: checkpoint_of(family, folder, name) for name in family.names}
+    solved = {name: on_dev(path) for name, path in paths.items()}
+    distances = {name: moved(path, paths["base"]) for name, path in paths.items()}
     rows = [
-        [name, *(f"{share:.2f}" for share in (*shares, sum(shares) / len(shares)))]
+        [
+            name,
+            f"{distances[name]:.2f}",
+            *(f"{share:.2f}" for share in (*shares, sum(shares) / len(shares))),
+        ]
         for name, shares in solved.items()
     ]
-    text = f"Share solved of {DEV_COUNT} development problems of each skill.\n\n"
-    finish("train_family", {"solved": solved}, text + table(["member", *SKILLS, "all"], rows))
+    text = (
+        f"Distance from the base, relative to its length, and share solved of {DEV_COUNT} "
+        "development problems of each skill.\n\n"
+    )
+    finish(
+        f"train_family_{options.family}",
+        {"solved": solved, "distance": distances},
+        text + table(["member", "distance", *SKILLS, "all"], rows),
+    )
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 Bad news would be merges below the best specialist, a Model Swarm that beats specialists and static
 merges on the development problems it was searched on and not on held-out ones, or segment fusion
-that is no better than a checkpoint which costs a fraction of it. The family is that of
+that is no better than a checkpoint which costs a fraction of it. The families are those of
 ``benchmarks.train_family``; problems mix all skills evenly. Numbers that a merge is free to choose
 (and a swarm all of its shares) are chosen on development problems, from the grids below; the test
 problems are looked at once. Times are processor seconds on one thread.
 
-    python -m benchmarks.weight_space --family FAMILY --work FOLDER [--adapters]
+    python -m benchmarks.weight_space --family NAME --work FOLDER [--adapters]
 
-What is built is kept in FOLDER with its cost, so that a run that was stopped goes on.
+The family's members are in FOLDER/NAME. What is built of them is kept in FOLDER/NAME-built with its
+cost, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ import transformers
 from benchmarks._results import finish, table
 from benchmarks._workshop import REQUEST, TOGETHER, System, Workshop, solved, task_of
 from benchmarks.stories import SKILLS
-from benchmarks.train_family import ADAPTERS, SPECIALISTS
+from benchmarks.train_family import FAMILIES, Family
 from benchmarks.word_problems import Problem, generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.evaluation import bootstrap_interval, paired_p_value
@@ -55,13 +56,13 @@ class Measured:
         return math.fsum(self.values) / len(self.values)
 
 
-def grids(family: Path, best: str) -> dict[str, dict[str, Merge]]:
+def grids(folder: Path, names: Iterable[str], best: str) -> dict[str, dict[str, Merge]]:
     """Every static merge by method: the merges to choose from, by what they are called.
 
-    ``best`` is the specialist that is best on the development problems.
+    ``names`` are the specialists, ``best`` the one that is best on the development problems.
     """
-    base = str(family / "base")
-    of = {name: str(family / name) for name in SPECIALISTS}
+    base = str(folder / "base")
+    of = {name: str(folder / name) for name in names}
     experts = tuple(of.values())
     products = (of["groups"], of["money"])  # two specialists that multiply
 
@@ -111,32 +112,33 @@ def grids(family: Path, best: str) -> dict[str, dict[str, Merge]]:
     }
 
 
-def swarms(family: Path, *, adapters: bool) -> dict[str, tuple[Experts, Plan]]:
+def swarms(family: Family, folder: Path, *, adapters: bool) -> dict[str, tuple[Experts, Plan]]:
     """Every search by name, that between adapters if it is asked for."""
-    base = str(family / "base")
-    whole = tuple(str(family / name) for name in SPECIALISTS)
+    base = str(folder / "base")
+    whole = tuple(str(folder / name) for name in family.specialists)
     wide = replace(PLAN, reach=2.0)
     searches = {
         "Model Swarms": (Experts(whole), PLAN),
         "Model Swarms with the base, reach 2": (Experts((base, *whole)), wide),
     }
     if adapters:
-        low_rank = (Adapter(str(family / name), base) for name in ADAPTERS)
+        low_rank = (Adapter(str(folder / name), base) for name in family.adapters)
         name = "Model Swarms of adapters with the base, reach 2"
         searches[name] = (Experts((base, *low_rank)), wide)
     return searches
 
 
-def build_all(family: Path, shop: Workshop, *, adapters: bool) -> list[System]:
+def build_all(family: Family, shop: Workshop, *, adapters: bool) -> list[System]:
     """Every row of the table, in its order."""
-    systems = [shop.given("base", family / "base", "base")]
-    specialists = [shop.given(name, family / name, "specialist") for name in SPECIALISTS]
+    names, members = tuple(family.specialists), shop.members
+    systems = [shop.given("base", members / "base", "base")]
+    specialists = [shop.given(name, members / name, "specialist") for name in names]
     best = max(specialists, key=lambda system: system.dev)
     systems += specialists
-    systems += [shop.best_of(name, grid) for name, grid in grids(family, best.name).items()]
-    searches = swarms(family, adapters=adapters)
+    systems += [shop.best_of(name, grid) for name, grid in grids(members, names, best.name).items()]
+    searches = swarms(family, members, adapters=adapters)
     systems += [shop.searched(name, *search) for name, search in searches.items()]
-    return systems + [shop.together(name, SPECIALISTS) for name in TOGETHER]
+    return systems + [shop.together(name, names) for name in TOGETHER]
 
 
 def measured(system: System, problems: Sequence[Problem]) -> Measured:
@@ -231,18 +233,20 @@ def swarms_table(found: Sequence[Measured]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--family", type=Path, required=True)
+    parser.add_argument("--family", choices=FAMILIES, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--dev", type=int, default=120, help="development problems, at most 200")
     parser.add_argument("--count", type=int, default=400, help="test problems")
     parser.add_argument("--adapters", action="store_true", help="search between adapters too")
-    parser.add_argument("--name", default="weight_space", help="of the result's files")
     options = parser.parse_args()
+    family, folder = FAMILIES[options.family], options.work / options.family
+    if options.adapters and not family.adapters:
+        parser.error(f"the family {options.family} has no adapters")
     torch.set_num_threads(1)
     transformers.logging.disable_progress_bar()
     dev = generate(options.dev, seed=SEEDS["dev"], split="dev")
-    shop = Workshop(options.family, options.work, task_of(dev))
-    systems = build_all(options.family, shop, adapters=options.adapters)
+    shop = Workshop(folder, folder.with_name(f"{folder.name}-built"), task_of(dev))
+    systems = build_all(family, shop, adapters=options.adapters)
     problems = generate(options.count, seed=SEEDS["test"], split="test")
     found = [measured(system, problems) for system in systems]
     record = {
@@ -270,7 +274,7 @@ def main() -> None:
         "the test problems.",
         swarms_table(found),
     ]
-    finish(options.name, record, "\n\n".join(texts))
+    finish(f"weight_space_{options.family}", record, "\n\n".join(texts))
 
 
 if __name__ == "__main__":
