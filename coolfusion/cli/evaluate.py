@@ -109,24 +109,26 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
 
     metric = arguments.metric or "exact_match"
     task = read_task(arguments.task).first(arguments.limit)
-    row_metrics(task, metric)
+    scored = row_metrics(task, metric)[task.rows[0].id].needs_likelihood
     plan = _plan(arguments, request.sampling)
-    with Record(_answers(arguments), _settings(arguments)) as record:
+    kept = {"outcomes": "likelihoods of the references" if scored else "answers"}
+    with Record(_answers(arguments), {**_settings(arguments), **kept}) as record:
         fusion = options.load_fusion(arguments)
         bar = options.Progress("rows", sys.stderr)
-        report = evaluate(
-            fusion.segments,
-            task,
-            fused=fusion.decoder_for(),
-            metric=metric,
-            request=request,
-            plan=plan,
-            record=record,
-            prompt_of=row_prompts(arguments, fusion),
-            progress=lambda system, done, total: bar.show(done, total, system),
-        )
-        bar.clear()
-    return report
+        try:
+            return evaluate(
+                fusion.segments,
+                task,
+                fused=fusion.decoder_for(),
+                metric=metric,
+                request=request,
+                plan=plan,
+                record=record,
+                prompt_of=row_prompts(arguments, fusion),
+                progress=lambda system, done, total: bar.show(done, total, system),
+            )
+        finally:
+            bar.clear()
 
 
 def _plan(arguments: argparse.Namespace, sampling: Sampling) -> Plan:
@@ -184,20 +186,21 @@ def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
         fusion = options.load_fusion(arguments)
         record.begin()
         bar = options.Progress("systems", sys.stderr)
-        report = evaluate_harness_task(
-            fusion.decoder,
-            arguments.task.removeprefix(HARNESS),
-            metric=arguments.metric,
-            limit=arguments.limit,
-            apply_chat_template=not arguments.raw and fusion.has_chat_templates,
-            include_path=arguments.include_path,
-            cache=None if answers is None else answers.parent,
-            max_new_tokens=request.max_new_tokens,
-            batch_size=arguments.batch_size,
-            progress=lambda system, done, total: bar.show(done, total, system),
-        )
-        bar.clear()
-    return report
+        try:
+            return evaluate_harness_task(
+                fusion.decoder,
+                arguments.task.removeprefix(HARNESS),
+                metric=arguments.metric,
+                limit=arguments.limit,
+                apply_chat_template=not arguments.raw and fusion.has_chat_templates,
+                include_path=arguments.include_path,
+                cache=None if answers is None else answers.parent,
+                max_new_tokens=request.max_new_tokens,
+                batch_size=arguments.batch_size,
+                progress=lambda system, done, total: bar.show(done, total, system),
+            )
+        finally:
+            bar.clear()
 
 
 def _finish(arguments: argparse.Namespace, report: Report) -> int:

@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
         "tune",
         help="find weights, reranker, granularity and gate for your own task",
         description="Search for the setting of a fusion that is best on a task, and write it to a "
-        "file that every other command accepts.",
+        "file that generate, eval and inspect accept.",
     )
     group = parser.add_argument_group("tuning")
     group.add_argument(

@@ -22,6 +22,7 @@ from importlib import import_module
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import regex
 
 from coolfusion.errors import CoolfusionError, UsageError
@@ -57,11 +58,11 @@ class Metric:
         for reference in row.references:
             try:
                 value = self.compare(answer, reference)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise MetricError(
                     f"The metric {self.name} failed on {_named(row)}: {type(error).__name__}: {error}"
                 ) from error
-            if not isinstance(value, Real) or not math.isfinite(value):
+            if not isinstance(value, (Real, np.bool_)) or not math.isfinite(value):
                 raise MetricError(
                     f"The metric {self.name} gave {value!r} for {_named(row)}; it must be a finite number."
                 )

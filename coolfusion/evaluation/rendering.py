@@ -92,7 +92,8 @@ def _listed(what: str, entries: Sequence[str], separator: str) -> list[str]:
     if not entries:
         return []
     more = f"{separator}and {len(entries) - MAX_SHOWN} more" if len(entries) > MAX_SHOWN else ""
-    return [f"{what}: {separator.join(entries[:MAX_SHOWN])}{more}."]
+    shown = [entry.removesuffix(".") for entry in entries[:MAX_SHOWN]]
+    return [f"{what}: {separator.join(shown)}{more}."]
 
 
 def _escaped(cell: str) -> str:

@@ -87,6 +87,13 @@ class _Run:
 
     def score_references(self) -> list[str]:
         """Run what has a log-likelihood, and return the systems' names in their order."""
+        mixes = any(map(systems.is_mixture, self.plan.systems))
+        if mixes or isinstance(self.fused, MixtureDecoder):
+            raise UsageError(
+                "Under perplexity the sources score whole references, and the fusion's number is their "
+                "weighted mean; mixtures of distributions have none. Leave the mixture out, or choose "
+                "a metric of answers."
+            )
         ran = [
             systems.scoring(source, self.prompt_of, self.plan.batch_size)
             for source in self.decoder.sources

@@ -13,7 +13,9 @@ which a row that names all sources can do without.
 
 from __future__ import annotations
 
+import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -114,9 +116,21 @@ def _row(place: str, number: int, record: Any) -> Row:
     if not isinstance(row_id, (str, int)) or isinstance(row_id, bool):
         raise UsageError(f'{place} has the "id" {row_id!r}; it must be text or a whole number.')
     metric = record.get("metric")
+    meant = _meant(record, "metric") if metric is None else None
+    if meant is not None:
+        raise UsageError(
+            f'{place} has the key "{meant}", which no row has. Call it "metric" if it is one, or leave '
+            "it out; as it stands the row would be judged by another."
+        )
     if metric is not None and not isinstance(metric, str):
         raise UsageError(f'{place} has the "metric" {metric!r}; it must be a metric\'s name.')
     return Row(row_id, _prompt(place, record), _references(place, record), metric, place)
+
+
+def _meant(record: Mapping[str, Any], key: str) -> str | None:
+    """The key of a row that is almost ``key``, if there is one."""
+    names = [str(name) for name in record if name != key]
+    return next(iter(difflib.get_close_matches(key, names, 1, cutoff=0.8)), None)
 
 
 def _prompt(place: str, record: Mapping[str, Any]) -> Prompt:
@@ -165,17 +179,25 @@ def _message(place: str, message: Any) -> Message:
 
 def _references(place: str, record: Mapping[str, Any]) -> tuple[str, ...]:
     if record.get("reference") is None:
+        meant = _meant(record, "reference")
+        instead = f' It has "{meant}"; did you mean that?' if meant else ""
         raise UsageError(
-            f'{place} has no "reference", so no answer to it can be right. Add one or leave the row out.'
+            f'{place} has no "reference", so no answer to it can be right.{instead} Add one or leave the '
+            "row out."
         )
     given = record["reference"]
     entries = given if isinstance(given, list) else [given]
     if not entries or not all(_is_reference(entry) for entry in entries):
         raise UsageError(
-            f'{place} has the "reference" {given!r}; it must be text, a number or a list of texts.'
+            f'{place} has the "reference" {given!r}; it must be text that can be encoded and is not '
+            "blank, a finite number or a list of these."
         )
     return tuple(str(entry) for entry in entries)
 
 
 def _is_reference(entry: object) -> bool:
-    return isinstance(entry, (str, int, float)) and not isinstance(entry, bool) and entry != ""
+    if isinstance(entry, str):
+        return bool(entry.strip()) and not any("\ud800" <= char <= "\udfff" for char in entry)
+    if isinstance(entry, float):
+        return math.isfinite(entry)
+    return isinstance(entry, int) and not isinstance(entry, bool)

@@ -132,7 +132,8 @@ def _notes(report: TuningReport) -> list[str]:
     if report.failures:
         more = len(report.failures) - MAX_SHOWN
         ending = f"; and {more} more" if more > 0 else ""
-        notes.append(f"No value: {'; '.join(report.failures[:MAX_SHOWN])}{ending}.")
+        shown = [failure.removesuffix(".") for failure in report.failures[:MAX_SHOWN]]
+        notes.append(f"No value: {'; '.join(shown)}{ending}.")
     return notes
 
 

@@ -27,6 +27,7 @@ from coolfusion.evaluation import (
 )
 from coolfusion.evaluation.likelihood import combination_named, mean, mixture
 from coolfusion.evaluation.metrics import last_number
+from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.response import rerank_answers
 from coolfusion.testing import toy_source
 from coolfusion.voting import majority_vote
@@ -219,7 +220,7 @@ def test_a_metric_that_raises_loses_only_its_row(
 ) -> None:
     module = tmp_path / "picky_metric_of_a_test.py"
     module.write_text(
-        "def picky(answer, reference):\n    if reference == '4':\n        raise ValueError('not four')\n"
+        "def picky(answer, reference):\n    if reference == '4':\n        raise ValueError('not four.')\n"
         "    return len(answer) / 10\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -233,6 +234,7 @@ def test_a_metric_that_raises_loses_only_its_row(
         assert [value is None for value in result.values] == [False, False, True, False]
         assert result.mean == pytest.approx(np.mean([v for v in result.values if v is not None]))
     assert "3 of 4 rows" in as_text(report)
+    assert as_text(report).endswith("ValueError: not four.")
 
 
 def test_a_row_that_cannot_be_asked_is_lost_alone_and_tried_again(tmp_path: Path) -> None:
@@ -303,6 +305,17 @@ def test_perplexity_is_that_of_the_reference(sources: list[Source]) -> None:
     assert not report.higher_is_better
     assert report.best_source == min("ab", key=lambda name: report.result(name).mean)
     assert "lower is better" in as_text(report)
+
+
+def test_a_mixture_has_no_perplexity(sources: list[Source]) -> None:
+    record = Record()
+    for settings in (
+        {"plan": Plan(("mixture(geometric)", "fusion"))},
+        {"fused": MixtureDecoder(sources)},
+    ):
+        with pytest.raises(UsageError, match="mixtures of distributions have none"):
+            evaluate(Decoder(sources), TASK, metric="perplexity", record=record, **settings)
+    assert record.outcomes == {}
 
 
 def test_combinations_of_log_likelihoods() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from coolfusion import UsageError
@@ -52,6 +53,11 @@ def test_a_file_of_rows(tmp_path: Path) -> None:
         ('{"prompt": "a", "reference": ""}', '"reference"'),
         ('{"prompt": "a", "reference": []}', '"reference"'),
         ('{"prompt": "a", "reference": true}', '"reference"'),
+        ('{"prompt": "a", "reference": " "}', "not blank"),
+        ('{"prompt": "a", "reference": NaN}', "finite"),
+        ('{"prompt": "a", "reference": ["b", "\\ud800"]}', "encoded"),
+        ('{"prompt": "a", "refrence": "b"}', 'It has "refrence"'),
+        ('{"prompt": "a", "reference": "b", "metirc": "contains"}', 'the key "metirc"'),
         ('{"reference": "a"}', 'either a "prompt" or "messages"'),
         ('{"prompt": "a", "messages": [], "reference": "a"}', 'either a "prompt" or "messages"'),
         ('{"prompt": "", "reference": "a"}', '"prompt"'),
@@ -71,6 +77,16 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, said: str) -> None:
         read_task(path)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_other_keys_and_great_numbers_are_fine() -> None:
+    rows = [
+        {"prompt": "a", "reference": 10**400, "skill": "sums", "source": "a book"},
+        {"prompt": "a", "reference": 0.5, "metric": "contains", "metrics": ["bleu"]},
+    ]
+    task = make_task("t", rows)
+    assert [each.references for each in task.rows] == [(str(10**400),), ("0.5",)]
+    assert [each.metric for each in task.rows] == [None, "contains"]
 
 
 def test_files_that_are_no_task(tmp_path: Path) -> None:
@@ -146,6 +162,8 @@ def own_metrics() -> Iterator[str]:
     module.falls = lambda answer, reference: 1 / 0  # type: ignore[attr-defined]
     module.words = lambda answer, reference: "good"  # type: ignore[attr-defined]
     module.nothing = lambda answer, reference: float("nan")  # type: ignore[attr-defined]
+    module.same = lambda answer, reference: np.bool_(answer == reference)  # type: ignore[attr-defined]
+    module.leaves = lambda answer, reference: sys.exit(3)  # type: ignore[attr-defined]
     module.number = 3  # type: ignore[attr-defined]
     sys.modules[module.__name__] = module
     yield module.__name__
@@ -155,7 +173,14 @@ def own_metrics() -> Iterator[str]:
 def test_a_function_of_your_own(own_metrics: str) -> None:
     assert metric_named(f"{own_metrics}:length").value(row("x"), "four") == 4.0
     assert metric_named(f"{own_metrics}:agrees").value(row("x", "y"), "y") == 1.0
-    for name, said in (("falls", "ZeroDivisionError"), ("words", "'good'"), ("nothing", "nan")):
+    assert metric_named(f"{own_metrics}:same").value(row("x", "y"), "y") == 1.0
+    wrong = {
+        "falls": "ZeroDivisionError",
+        "leaves": "SystemExit: 3",
+        "words": "'good'",
+        "nothing": "nan",
+    }
+    for name, said in wrong.items():
         with pytest.raises(MetricError, match=said) as caught:
             metric_named(f"{own_metrics}:{name}").value(row("x"), "four")
         assert "row 'r' (\"f\" line 1)" in str(caught.value)

@@ -246,6 +246,8 @@ def test_a_row_that_cannot_be_judged_costs_only_itself(
         replace(PLAN, metric=metric("return 1 / (int(reference) - 4)"), held_out=0.2),
         request=REQUEST,
     )
+    ended = replace(report, failures=tuple(f"{text}." for text in report.failures))
+    assert as_text(ended) == as_text(report)
     assert sum(report.num_used) == 4
     assert any("row 2" in text and "ZeroDivisionError" in text for text in report.failures)
     assert all(trial.score is not None for trial in report.trials)
