@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
+from coolfusion.cli.checkpoints import checkpoints_of
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
@@ -40,7 +41,7 @@ def add_parser(commands: Any) -> None:
         "--model",
         action="append",
         metavar="MODEL",
-        help="folder or hub id of a checkpoint or a LoRA adapter; repeat for more",
+        help="folder or hub id of a checkpoint or a LoRA adapter; repeat for more, or name a fusion file",
     )
     parser.add_argument("--base", metavar="MODEL", help="the checkpoint the models came from")
     parser.add_argument(
@@ -117,7 +118,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> MergeRecipe:
-    from coolfusion.merging import Adapter, Merge, MergeRecipe, read_recipe
+    from coolfusion.merging import Merge, MergeRecipe, read_recipe
 
     if arguments.recipe is not None:
         return read_recipe(arguments.recipe)
@@ -125,17 +126,9 @@ def _recipe(arguments: argparse.Namespace) -> MergeRecipe:
     if isinstance(weights, dict):
         raise UsageError("--weights of a merge go by order, as in 0.7,0.3: one for each model.")
     values = {name: getattr(arguments, name) for name in PARAMETERS}
-    from coolfusion.merging.adapters import is_adapter
-
-    models = [
-        Adapter(model, arguments.on) if arguments.on is not None and is_adapter(model) else model
-        for model in arguments.model
-    ]
-    if arguments.on is not None and all(isinstance(model, str) for model in models):
-        raise UsageError("--on names the checkpoint of adapters, and none of the models is one.")
     merge = Merge(
         arguments.method,
-        tuple(models),
+        tuple(checkpoints_of(arguments)),
         arguments.base,
         tuple(weights or ()),
         {name: value for name, value in values.items() if value is not None},

@@ -205,7 +205,8 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
     keys = ("reranker", "weights", "lead", "strategy")
     given = {key: getattr(arguments, key, None) for key in keys}
     settled = settled_options(arguments.model, arguments.config, **given)
-    if settled.get("strategy") == MIXTURE and not hasattr(arguments, "strategy"):
+    about_segments = hasattr(arguments, "reranker") and not hasattr(arguments, "strategy")
+    if settled.get("strategy") == MIXTURE and about_segments:
         raise UsageError(
             f'The fusion file has the strategy "{MIXTURE}", and coolfusion {arguments.command} is about '
             "segments. Leave the key out of the file, or use generate or eval."

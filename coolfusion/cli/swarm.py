@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
+from coolfusion.cli.checkpoints import checkpoints_of
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
@@ -39,7 +40,7 @@ def add_parser(commands: Any) -> None:
         "--model",
         action="append",
         metavar="MODEL",
-        help="folder or hub id of an expert or a LoRA adapter; repeat for more",
+        help="folder or hub id of an expert or a LoRA adapter; repeat for more, or name a fusion file",
     )
     parser.add_argument(
         "--on", metavar="MODEL", help="the checkpoint of adapters (default: what they name)"
@@ -190,17 +191,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _experts(arguments: argparse.Namespace) -> Experts:
-    from coolfusion.merging import Adapter
-    from coolfusion.merging.adapters import is_adapter
     from coolfusion.swarm import Experts
 
-    models = [
-        Adapter(model, arguments.on) if arguments.on is not None and is_adapter(model) else model
-        for model in arguments.model or ()
-    ]
-    if arguments.on is not None and all(isinstance(model, str) for model in models):
-        raise UsageError("--on names the checkpoint of adapters, and none of the models is one.")
-    return Experts(tuple(models), arguments.dtype, tuple(arguments.ignore or ()))
+    ignored = tuple(arguments.ignore or ())
+    return Experts(tuple(checkpoints_of(arguments)), arguments.dtype, ignored)
 
 
 def _utility(arguments: argparse.Namespace) -> Utility:

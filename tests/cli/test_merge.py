@@ -85,6 +85,19 @@ def test_a_recipe_file(run: Run, three: Path) -> None:
     assert tensors_of(three / "again").keys() == library.keys()
 
 
+def test_a_fusion_file_names_the_models(run: Run, three: Path) -> None:
+    (three / "fusion.toml").write_text('models = ["a", "b"]\nstrategy = "mixture"\n')
+    assert run(*"merge --method linear -m fusion.toml --output from_file".split()).code == 0
+    assert run(*"merge --method linear -m a -m b --output named".split()).code == 0
+    named, from_file = tensors_of(three / "named"), tensors_of(three / "from_file")
+    assert named.keys() == from_file.keys()
+    assert all(torch.equal(named[key], from_file[key]) for key in named)
+    (three / "fusion.toml").write_text('reranker = "mean_nll"\n')
+    refused = run(*"merge --method linear -m fusion.toml --output nothing".split())
+    assert refused.code == 2
+    assert "names no models" in refused.err
+
+
 def test_an_adapter_is_baked_in(run: Run, three: Path) -> None:
     name = "model.layers.0.self_attn.q_proj"
     factors = {f"{name}.lora_A.weight": torch.eye(2, 4), f"{name}.lora_B.weight": torch.eye(4, 2)}
