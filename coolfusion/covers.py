@@ -126,6 +126,24 @@ class Covering:
         branches = (*grown, *born)
         return Cover(canonical, pending, branches, _waited_for(branches, unknown))
 
+    def conditional(self, cover: Cover) -> Cover:
+        """The same next bytes, with masses given the last tokens that all branches begin with.
+
+        What leads there scales every sum alike, so that nobody has to be asked about it, and
+        what waits does not become longer with the text. Totals are no longer those of the text.
+        """
+        there = (*cover.waiting, *cover.branches) if cover.waiting else ()
+        shared = [each for each in there if _begins_all(each.ids, cover.branches)]
+        last = max(shared, key=lambda each: len(each.ids), default=None)
+        if last is None or last.log_mass is not None:
+            return cover
+        waiting = [each for each in cover.waiting if len(each.ids) >= len(last.ids)]
+        return replace(
+            cover,
+            branches=tuple(_with_mass_at(last.ids, each) for each in cover.branches),
+            waiting=tuple(_with_mass_at(last.ids, each) for each in waiting),
+        )
+
     def learn(self, cover: Cover, rows: Mapping[Ids, Floats]) -> Cover:
         """The same cover with what the model says (vocab_size,) (nats) after all its unknown ids."""
         masses: dict[Ids, float | None] = {each.ids: each.log_mass for each in cover.waiting}
@@ -251,6 +269,16 @@ def _reference(cover: Cover) -> float:
     """The largest mass, to which the others are related."""
     masses = (each.log_mass for each in (*cover.branches, *cover.waiting))
     return max((mass for mass in masses if mass is not None), default=0.0)
+
+
+def _begins_all(ids: Ids, branches: Sequence[Branch]) -> bool:
+    """Whether all the branches begin with ``ids``."""
+    return all(each.ids[: len(ids)] == ids for each in branches)
+
+
+def _with_mass_at(ids: Ids, branch: Branch) -> Branch:
+    """The branch, with a mass of 1 if it is the one that continues ``ids``."""
+    return replace(branch, log_mass=0.0) if branch.ids == ids else branch
 
 
 def _waited_for(branches: Sequence[Branch], unknown: dict[Ids, Branch]) -> tuple[Branch, ...]:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from coolfusion.asking import AskDistributions, Talk
-from coolfusion.backend import Distributions, Query
+from coolfusion.backend import Distributions, Query, Sampling
 from coolfusion.covers import END, Bounds, Cover, Covering, Floats, Ids
 from coolfusion.errors import SourceError
 from coolfusion.mixing import MixingRule, mixed
@@ -85,7 +85,7 @@ class ByteRoute:
                     break
                 yield from self._ask(walk, bounds)
                 continue
-            walk.favoured -= {k for k, each in bounds.items() if each.lower.argmax() != outcome}
+            walk.favoured -= {k for k, each in bounds.items() if _likeliest(each) != outcome}
             if outcome == END:
                 return self._stretch(walk, ends=True)
             self._append(walk, outcome)
@@ -166,7 +166,7 @@ class ByteRoute:
     def _append(self, walk: _Walk, byte: int) -> None:
         """Commit a byte, or find that there is no room for the character it completes."""
         walk.data += bytes([byte])
-        walk.covers = {k: self._coverings[k].advance(c, byte) for k, c in walk.covers.items()}
+        walk.covers = {k: self._longer(k, cover, byte) for k, cover in walk.covers.items()}
         if any(cover.pending for cover in walk.covers.values()):
             return
         longest = max(len(cover.canonical.ids) for cover in walk.covers.values())
@@ -175,6 +175,11 @@ class ByteRoute:
             walk.is_full = True
         else:
             walk.whole = (walk.data, dict(walk.covers))
+
+    def _longer(self, k: int, cover: Cover, byte: int) -> Cover:
+        """A source's cover of one byte more, without what no longer matters for the next."""
+        covering = self._coverings[k]
+        return covering.conditional(covering.advance(cover, byte))
 
     def _stretch(self, walk: _Walk, *, ends: bool = False) -> Stretch:
         names = [source.name for source in self._sources]
@@ -189,3 +194,10 @@ class ByteRoute:
             dropped={names[k]: error for k, error in walk.dropped.items()},
             is_full=walk.is_full,
         )
+
+
+def _likeliest(bounds: Bounds) -> int | None:
+    """The likeliest outcome, if what is known tells."""
+    if bounds.slack:
+        return decide(bounds.lower, bounds.upper, Sampling(), 0)
+    return int(bounds.lower.argmax())

@@ -132,7 +132,8 @@ class MixtureDecoder(Stepwise[MixtureState]):
     def _check(self, turn: Turn, failed: Mapping[str, SourceError]) -> None:
         """Raise the first failure, where failures are to be raised."""
         if failed and turn.before.request.on_source_error == "raise":
-            raise self._failure(turn, next(iter(failed.values())))
+            name, error = next(iter(failed.items()))
+            raise self._failure(turn, type(error)(f'Source "{name}": {error}')) from error
 
     def _failure(self, turn: Turn, error: SourceError) -> SourceError:
         """The error with the text that was committed before it."""

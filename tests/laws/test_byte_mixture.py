@@ -166,6 +166,36 @@ def test_order_of_sources_does_not_matter() -> None:
         assert decoder(sources[::-1], rule).generate("the ", Request(24)).text == forwards
 
 
+@pytest.mark.parametrize("weight", [0.5, 0.9])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, seed=3)])
+def test_drafters_would_have_said_it_themselves(sampling: Sampling, weight: float) -> None:
+    """Also where a step was decided before all was known of them."""
+    sources = [source("a", "byte_bpe"), source("b", "unigram", OTHER)]
+    mixture = decoder(sources, weights={"a": weight, "b": 1 - weight})
+    generation = mixture.generate("the ", Request(24, sampling=sampling))
+    own = {each.name: likeliest_bytes(each, "the ", generation.text) for each in sources}
+    position = 0
+    for step in generation.steps:
+        data = step.segment.encode()
+        for name in step.drafters:
+            assert own[name][position : position + len(data)] == list(data)
+        position += len(data)
+    assert any("a" in step.drafters for step in generation.steps)
+
+
+def likeliest_bytes(one: Source, prompt: str, text: str) -> list[int]:
+    """What the source alone would have said, in place of every byte of ``text``."""
+    covering = Covering(one.tokenizer, one.backend.vocab_size)
+    prefix, cover, found = one.tokenizer.encode_prompt(prompt), covering.begin(), []
+    for byte in text.encode():
+        queries = [Query(prefix + ids) for ids in cover.unknown]
+        answers = [each.log_probs[0] for each in one.backend.distributions(queries)]
+        cover = covering.learn(cover, dict(zip(cover.unknown, answers, strict=True)))
+        found.append(int(covering.bounds(cover).lower.argmax()))
+        cover = covering.advance(cover, byte)
+    return found
+
+
 def test_batches_streams_and_steps_say_the_same() -> None:
     mixture = decoder([source("a", "byte_bpe"), source("b", "sentencepiece_bpe", OTHER)])
     prompts = ["the ", "a dog", "12 of", "caf"]

@@ -224,3 +224,36 @@ def test_memory_does_not_grow_with_the_text() -> None:
         assert len(cover.branches) <= 16
         assert len(cover.canonical.tail) <= 64
     assert most <= 16 * source.backend.vocab_size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(text=texts, asked=st.lists(st.booleans(), min_size=40, max_size=40))
+def test_what_all_covers_begin_with_scales_nothing(
+    family: str, text: str, asked: list[bool]
+) -> None:
+    """The twin keeps all that its masses depend on, from the first byte."""
+    source, covering = toy(family), covering_of(toy(family))
+    cover = twin = covering.begin()
+    for byte, ask in zip(text.encode(), itertools.cycle(asked), strict=False):
+        cover = covering.conditional(covering.advance(cover, byte))
+        twin = covering.advance(twin, byte)
+        known = learnt(source, covering, cover, "a")
+        exact = covering.bounds(learnt(source, covering, twin, "a"))
+        np.testing.assert_allclose(covering.bounds(known).lower, exact.lower, rtol=1e-9)
+        bounds = covering.bounds(cover)
+        assert np.all(bounds.lower <= exact.lower + 1e-12)
+        assert np.all(exact.lower <= bounds.upper + 1e-12)
+        if ask:
+            cover = known
+        if not cover.branches:
+            return
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nobody_has_to_be_asked_for_long(family: str) -> None:
+    """A source without a say for a whole text has no more to catch up with than a few tokens."""
+    covering, cover = covering_of(toy(family)), covering_of(toy(family)).begin()
+    for byte in (TEXTS[0] * 8).encode():
+        cover = covering.conditional(covering.advance(cover, byte))
+        assert len(cover.unknown) <= 16
+        assert len(cover.waiting) <= 8

@@ -429,7 +429,7 @@ def test_nan_is_a_failure_with_its_name() -> None:
     assert "NaN or infinity" in result.warnings[0]
     alone = run([numb], "Tom has")
     assert (alone.text, alone.stop_reason) == ("", StopReason.SOURCES_FAILED)
-    with pytest.raises(NonFiniteError) as caught:
+    with pytest.raises(NonFiniteError, match=r'"two".*NaN or infinity') as caught:
         run([sources[0], numb], "Tom has", on_source_error="raise")
     assert caught.value.generation is not None
 
