@@ -19,7 +19,6 @@ next-byte distributions are normalised over what is left.
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from coolfusion.byte_vocabulary import ByteVocabulary
 from coolfusion.canonical import Canonical, extend
+from coolfusion.characters import goes_on, whole_characters
 from coolfusion.picking import log_total
 from coolfusion.tokenizer import Tokenizer
 
@@ -107,7 +107,7 @@ class Covering:
     def advance(self, cover: Cover, byte: int) -> Cover:
         """The cover of a text with one byte more. It has no branches if no token goes on so."""
         canonical, pending = cover.canonical, cover.pending + bytes([byte])
-        character = _complete(pending)
+        character = whole_characters(pending)
         if character:
             canonical, pending = extend(canonical, character, self._tokenizer, WINDOW), b""
         grown: list[Branch] = []
@@ -296,21 +296,11 @@ def _waited_for(branches: Sequence[Branch], unknown: dict[Ids, Branch]) -> tuple
     return tuple(found.values())
 
 
-def _complete(data: bytes) -> str:
-    """The character that ``data`` spells; empty if it is only the beginning of one."""
-    return codecs.getincrementaldecoder("utf-8")().decode(data)
-
-
 @lru_cache(maxsize=4096)
 def _may_follow(pending: bytes) -> Floats:
     """(257,) 1 for every outcome that may follow the beginning of a character, else 0."""
     allowed = np.zeros(NUM_OUTCOMES)
     allowed[END] = not pending
-    for byte in range(END):
-        try:
-            _complete(pending + bytes([byte]))
-        except UnicodeDecodeError:
-            continue
-        allowed[byte] = 1.0
+    allowed[:END] = [goes_on(pending + bytes([byte])) for byte in range(END)]
     allowed.flags.writeable = False
     return allowed

@@ -95,6 +95,11 @@ def add_fusion_options(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="score segments by their tokens (default), or by bytes: whatever tokens write them",
     )
+    _add_guessing(group)
+
+
+def _add_guessing(group: argparse._ArgumentGroup) -> None:
+    """Options that change what a response costs, and nothing else."""
     group.add_argument(
         "--no-speculation",
         dest="speculation",

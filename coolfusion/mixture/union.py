@@ -22,12 +22,13 @@ import numpy as np
 from coolfusion.asking import Talk
 from coolfusion.backend import Distributions
 from coolfusion.canonical import Canonical, extend
+from coolfusion.characters import whole_characters
 from coolfusion.errors import SourceError
 from coolfusion.mixing import Arithmetic, Floats, TopKUnion, likeliest, mixed
 from coolfusion.mixture.answering import ask_next, spent
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState, shares, voters
-from coolfusion.mixture.vocabulary import Vocabulary, whole_characters
+from coolfusion.mixture.vocabulary import Vocabulary
 from coolfusion.picking import log_total, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of

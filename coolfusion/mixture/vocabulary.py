@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, final
@@ -10,6 +9,7 @@ from typing import Final, final
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.characters import goes_on
 from coolfusion.errors import SourceError
 from coolfusion.picking import log_total
 from coolfusion.sources import Source
@@ -78,20 +78,6 @@ class Vocabulary:
         allowed[np.array(fitting, np.int64)] = True
         allowed[self._ends] = True
         return np.flatnonzero(~allowed)
-
-
-def goes_on(data: bytes) -> bool:
-    """Whether ``data`` is the beginning of a text in UTF-8."""
-    try:
-        codecs.utf_8_decode(data, "strict", False)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def whole_characters(data: bytes) -> str:
-    """The text of ``data``, which is the beginning of one in UTF-8, without a half character."""
-    return codecs.utf_8_decode(data, "strict", False)[0]
 
 
 def _writes(piece: bytes | None, token: int, ends: set[int]) -> bool:

@@ -119,8 +119,9 @@ def outcomes(source: Source, ids: tuple[int, ...], data: bytes) -> dict[int, flo
 def _begins_a_character(escaped: str) -> bool:
     """Whether bytes that do not decode would, with a few more."""
     raw = escaped.encode(errors="surrogateescape")
-    for more in itertools.product((b"\x80", b"\x90", b"\xa0", b"\xbf"), repeat=4 - len(raw)):
-        for length in range(4 - len(raw) + 1):
+    missing = max(0, 4 - len(raw))
+    for more in itertools.product((b"\x80", b"\x90", b"\xa0", b"\xbf"), repeat=missing):
+        for length in range(missing + 1):
             try:
                 (raw + b"".join(more[:length])).decode()
             except UnicodeDecodeError:

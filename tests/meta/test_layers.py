@@ -29,7 +29,7 @@ gates weights mixing covers
 sources notation measuring guesses asking backends.ngram backends.token_tree tokenization canonical ending trace
 picking byte_vocabulary
 token_pieces reranking tokenizer backend emission
-boundaries types builtin search strategies
+boundaries types builtin search strategies characters
 errors __init__ backends
 """
 RANK = {name: -number for number, row in enumerate(LAYERS.split("\n")) for name in row.split()}
