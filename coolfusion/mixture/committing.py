@@ -105,7 +105,7 @@ def commit(turn: Turn) -> tuple[MixtureState, Step]:
         ends=stop is StopReason.END,
         log_end=None,
         withdrawn=tuple(
-            Absence(n, turn.stuck) for n in sources if turn.stuck and _is_left(turn, n)
+            Absence(n, turn.stuck) for n in sources if turn.stuck and n not in turn.dropped
         ),
         dropped=tuple(Absence(name, str(error)) for name, error in turn.dropped.items()),
         usage=tuple(turn.usage.get(name, Usage()) for name in sources),
@@ -138,7 +138,3 @@ def _candidate(turn: Turn, segment: str, sources: Sequence[str]) -> Candidate:
         tuple(counts[1].get(name, 0) - counts[0].get(name, 0) for name in sources),
         None if math.isnan(cost) else cost,
     )
-
-
-def _is_left(turn: Turn, name: str) -> bool:
-    return name not in turn.dropped

@@ -116,8 +116,3 @@ def vocabulary_difference(sources: Sequence[Source]) -> str | None:
         if first.backend.vocab_size != other.backend.vocab_size and used:
             return f"token {used[0]} is known to only one of {pair}"
     return None
-
-
-def share_vocabulary(sources: Sequence[Source]) -> bool:
-    """Whether an id means the same to all sources."""
-    return vocabulary_difference(sources) is None
