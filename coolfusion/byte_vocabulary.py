@@ -8,13 +8,11 @@ from functools import lru_cache
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.tokenizer import Tokenizer
+from coolfusion.types import Ints
 
 MAX_FOLLOWS = 16_384  # ranges whose continuations are remembered
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

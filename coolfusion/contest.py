@@ -15,9 +15,9 @@ from coolfusion.drafting import Draft
 from coolfusion.ending import EndQuestion
 from coolfusion.errors import SourceError
 from coolfusion.recipe import Recipe
-from coolfusion.reranking import Floats, ScoreTable, Tally, uniform
+from coolfusion.reranking import ScoreTable, Tally, uniform
 from coolfusion.scoring import SegmentScores
-from coolfusion.types import Absence, Candidate, Usage
+from coolfusion.types import Absence, Candidate, Floats, Usage
 
 Value = TypeVar("Value", int, float)
 

@@ -25,20 +25,18 @@ from functools import lru_cache
 from typing import Final, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.byte_vocabulary import ByteVocabulary
 from coolfusion.canonical import Canonical, extend
 from coolfusion.characters import goes_on, whole_characters
-from coolfusion.picking import log_total
 from coolfusion.tokenizer import Tokenizer
+from coolfusion.types import Floats
 
 END: Final = 256  # the outcome after the 256 bytes: the text ends
 NUM_OUTCOMES: Final = 257
 CONTINUATIONS: Final = ("", "a", "t", "1", "11", " ", "\n")
 WINDOW: Final = 16  # characters after a position before its encoding counts as settled
 
-Floats = NDArray[np.float64]
 Ids = tuple[int, ...]
 
 
@@ -223,7 +221,8 @@ class Covering:
             return branch
         row = rows[branch.ids]
         probs = np.exp(row[self._vocabulary.ids[branch.low : branch.high]])
-        return replace(branch, probs=probs, log_end=log_total(row[self._vocabulary.end_ids]))
+        log_end = float(np.logaddexp.reduce(row[self._vocabulary.end_ids]))
+        return replace(branch, probs=probs, log_end=log_end)
 
     def _longer(self, branch: Branch, byte: int) -> tuple[Branch | None, int]:
         """The branch with one byte more, and how many of its tokens are complete then."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coolfusion.reranking import Floats
+from coolfusion.types import Floats
 
 
 @dataclass(frozen=True, slots=True)

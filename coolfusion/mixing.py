@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.notation import number_of, parse
 from coolfusion.picking import log_total
-
-Floats = NDArray[np.float64]
+from coolfusion.types import Floats
 
 TOP_K: Final = 10  # as in UniTE's released code
 _LOWEST: Final = -1e300

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coolfusion.backend import Sampling
-
-Floats = NDArray[np.float64]
+from coolfusion.types import Floats
 
 _OF_DRAWS = 1  # tells the noise of ``draw`` from that of ``pick``
 

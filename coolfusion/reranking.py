@@ -25,12 +25,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.errors import UsageError
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from coolfusion.types import Bools, Floats
 
 PRIOR_TOKENS = 8.0  # of one nat each, which calibration pretends every source began with
 

@@ -23,9 +23,8 @@ from coolfusion.asking import Ask, Talk, ask
 from coolfusion.backend import Query, Sampling
 from coolfusion.errors import UsageError
 from coolfusion.notation import number_of, parse
-from coolfusion.reranking import Floats
 from coolfusion.sources import Source
-from coolfusion.types import Usage
+from coolfusion.types import Floats, Usage
 
 MAX_LOSS = 8.0  # bits per byte, what a source that knows nothing of bytes needs
 FLOOR = 1e-12  # least weight that a source has in a contest

@@ -8,13 +8,11 @@ from functools import lru_cache
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.backend import Distributions, Query, Scores
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 from coolfusion.picking import pick
-
-Floats = NDArray[np.float64]
+from coolfusion.types import Floats
 
 
 @final

@@ -36,8 +36,8 @@ from coolfusion.evaluation.harness_text import (
 from coolfusion.evaluation.likelihood import combination_named, log_likelihoods, source_weights
 from coolfusion.fusion import FusionModel
 from coolfusion.recipe import Request
-from coolfusion.reranking import Floats
 from coolfusion.sources import Source
+from coolfusion.types import Floats
 
 
 @final

@@ -22,10 +22,11 @@ from coolfusion.backend import GREEDY
 from coolfusion.canonical import Canonical
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.recall import Recall
-from coolfusion.reranking import Floats, uniform
+from coolfusion.reranking import uniform
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.sources import Source
+from coolfusion.types import Floats
 
 
 def log_likelihoods(

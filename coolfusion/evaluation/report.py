@@ -14,7 +14,7 @@ from coolfusion.evaluation.metrics import Metric, MetricError
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
 from coolfusion.evaluation.tasks import Row, Task
-from coolfusion.reranking import Floats
+from coolfusion.types import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
 from coolfusion.evaluation.tasks import Row, Task
 from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.recipe import Request
-from coolfusion.reranking import Floats
 from coolfusion.response import FUSED, sample_requests
 from coolfusion.stepwise import Stepwise
+from coolfusion.types import Floats
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from coolfusion.errors import UsageError
-from coolfusion.reranking import Floats
+from coolfusion.types import Floats
 
 MAX_EXACT: Final = 12  # pairs up to which all sign changes are tried
 _CHUNK: Final = 4_000_000  # entries of a resampled array that are held at a time

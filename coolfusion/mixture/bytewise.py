@@ -20,7 +20,7 @@ import numpy as np
 
 from coolfusion.asking import AskDistributions, Talk
 from coolfusion.backend import Distributions, Query, Sampling
-from coolfusion.covers import END, Bounds, Cover, Covering, Floats, Ids
+from coolfusion.covers import END, Bounds, Cover, Covering, Ids
 from coolfusion.errors import SourceError
 from coolfusion.mixing import MixingRule, mixed
 from coolfusion.mixture.deciding import decide
@@ -29,7 +29,7 @@ from coolfusion.mixture.state import MixtureState, shares
 from coolfusion.picking import draw, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
-from coolfusion.types import Usage
+from coolfusion.types import Floats, Usage
 
 Covers: TypeAlias = tuple[Cover, ...]
 

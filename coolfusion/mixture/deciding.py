@@ -9,12 +9,10 @@ what the exact distribution would have chosen.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.backend import Sampling
 from coolfusion.picking import noise
-
-Floats = NDArray[np.float64]
+from coolfusion.types import Floats
 
 
 def decide(lower: Floats, upper: Floats, sampling: Sampling, position: int) -> int | None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from coolfusion.recipe import Request
-from coolfusion.reranking import Floats, uniform
+from coolfusion.reranking import uniform
 from coolfusion.tokenizer import Prompt
-from coolfusion.types import StopReason
+from coolfusion.types import Floats, StopReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import numpy as np
 from coolfusion.asking import Talk
 from coolfusion.backend import Distributions, Sampling
 from coolfusion.errors import SourceError
-from coolfusion.mixing import Floats, MixingRule, mixed
+from coolfusion.mixing import MixingRule, mixed
 from coolfusion.mixture.answering import ask_next, spent
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState, shares, voters
@@ -33,7 +33,7 @@ from coolfusion.mixture.vocabulary import Vocabulary
 from coolfusion.picking import draw, filtered, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
-from coolfusion.types import Usage
+from coolfusion.types import Floats, Usage
 
 Ids = tuple[int, ...]
 

@@ -24,7 +24,7 @@ from coolfusion.backend import Distributions
 from coolfusion.canonical import Canonical, extend
 from coolfusion.characters import whole_characters
 from coolfusion.errors import SourceError
-from coolfusion.mixing import Arithmetic, Floats, TopKUnion, likeliest, mixed
+from coolfusion.mixing import Arithmetic, TopKUnion, likeliest, mixed
 from coolfusion.mixture.answering import ask_next, spent
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState, shares, voters
@@ -33,6 +33,7 @@ from coolfusion.picking import log_total, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
 from coolfusion.tokenizer import Tokenizer
+from coolfusion.types import Floats
 
 END: Final = b""  # how the end is written among strings
 Encodings: TypeAlias = tuple[Canonical, ...]

@@ -7,16 +7,13 @@ from functools import lru_cache
 from typing import Final, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.characters import goes_on
 from coolfusion.errors import SourceError
 from coolfusion.picking import log_total
 from coolfusion.sources import Source
 from coolfusion.tokenizer import Tokenizer
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from coolfusion.types import Floats, Ints
 
 MAX_BEGINNINGS: Final = 64  # beginnings of a character for which excluded tokens are remembered
 # Tokenizers with the same tokens may still write texts differently, by other merges.

@@ -16,7 +16,7 @@ from coolfusion.search.enumeration import (
 )
 from coolfusion.search.grid import Grid
 from coolfusion.search.particle_swarm import Limits, ParticleSwarm
-from coolfusion.search.seam import Evaluated, Floats, Point, Search, run
+from coolfusion.search.seam import Evaluated, Point, Search, run
 from coolfusion.search.start import corners, crossover, towards_another
 from coolfusion.search.update import (
     PUBLISHED_GRID,
@@ -30,7 +30,6 @@ __all__ = [
     "Coefficients",
     "Enumeration",
     "Evaluated",
-    "Floats",
     "Grid",
     "Limits",
     "ParticleSwarm",

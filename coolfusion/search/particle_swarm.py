@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from coolfusion.errors import UsageError
 from coolfusion.search.enumeration import generator
-from coolfusion.search.seam import Evaluated, Floats, Point, better, checked
+from coolfusion.search.seam import Evaluated, Point, better, checked
 from coolfusion.search.start import towards_another
 from coolfusion.search.update import Coefficients, next_velocities, step_length_at
+from coolfusion.types import Floats
 
 
 @dataclass(frozen=True, slots=True)

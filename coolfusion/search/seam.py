@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coolfusion.errors import UsageError
+from coolfusion.types import Floats
 
-Floats = NDArray[np.float64]
 # Coordinates of one candidate: equal points are one candidate, and have one utility.
 Point = tuple[float, ...]
 S = TypeVar("S", bound="Search")

@@ -6,7 +6,7 @@ import numpy as np
 
 from coolfusion.errors import UsageError
 from coolfusion.search.enumeration import generator
-from coolfusion.search.seam import Floats
+from coolfusion.types import Floats
 
 
 def corners(count: int) -> Floats:

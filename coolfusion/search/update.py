@@ -18,7 +18,7 @@ import numpy as np
 
 from coolfusion.errors import UsageError
 from coolfusion.search.grid import Grid
-from coolfusion.search.seam import Floats
+from coolfusion.types import Floats
 
 # The values that the paper's random search draws from: 1,350 combinations.
 PUBLISHED_GRID = Grid(

@@ -9,7 +9,6 @@ from coolfusion.search import (
     PUBLISHED_GRID,
     Coefficients,
     Enumeration,
-    Floats,
     Grid,
     Limits,
     ParticleSwarm,
@@ -18,6 +17,7 @@ from coolfusion.search import (
     crossover,
     random_search,
 )
+from coolfusion.types import Floats
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from coolfusion.reranking import Floats, Reranker, ScoreTable, Tally, uniform
+from coolfusion.reranking import Reranker, ScoreTable, Tally, uniform
 from coolfusion.testing.conformance import require, require_close
+from coolfusion.types import Floats
 
 TOLERANCE = 1e-9
 NUM_TABLES = 25

@@ -23,10 +23,10 @@ from coolfusion.evaluation.tasks import Row
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.fusion_options import check_recipe_options
 from coolfusion.recipe import Recipe, Request
-from coolfusion.search import Floats
 from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 from coolfusion.tuning.space import label
+from coolfusion.types import Floats
 
 RowsDone = Callable[[int, int], None]
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from coolfusion.errors import UsageError
 from coolfusion.fusion_config import FusionConfig, config_from
 from coolfusion.recipe import make_recipe
-from coolfusion.search import Floats
+from coolfusion.types import Floats
 
 WEIGHTS: Final = "weights"
 NONE: Final = "none"

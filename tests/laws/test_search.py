@@ -18,7 +18,6 @@ from coolfusion.search import (
     Coefficients,
     Enumeration,
     Evaluated,
-    Floats,
     Grid,
     Limits,
     ParticleSwarm,
@@ -33,6 +32,7 @@ from coolfusion.search import (
     towards_another,
     uniform_search,
 )
+from coolfusion.types import Floats
 
 Function = Callable[[Point], float]
 

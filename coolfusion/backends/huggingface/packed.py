@@ -21,12 +21,11 @@ from coolfusion.backends.huggingface.places import Places
 from coolfusion.backends.huggingface.slots import SlotCache, Writing
 from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
 from coolfusion.backends.token_tree import Node, Plan
+from coolfusion.types import Ints
 
 DENSE = 2  # a pass includes idle rows if they make it no more than so many times as large
 PADDING = 32  # padded tokens that are cheaper than one more pass
 PREFILL = 1024  # most tokens of one text that a pass takes in, which bounds the mask's size
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
