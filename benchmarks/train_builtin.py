@@ -24,7 +24,7 @@ import transformers
 
 from benchmarks.builtin_tokenizers import Build, byte_level_bpe, sentencepiece_bpe, unigram
 from benchmarks.word_problems import Problem, generate
-from coolfusion.tokenization import HuggingFaceTokenizer
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 QUESTION_WEIGHT = 0.1
 RAW_SHARE = 0.4  # of the examples are in the raw format, the others in the source's chat format

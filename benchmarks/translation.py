@@ -36,7 +36,7 @@ from coolfusion.response import own_answers, rerank_answers
 from coolfusion.sources import Source
 from coolfusion.stepwise import Stepwise
 from coolfusion.testing.toys import END, toy_tokenizer
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 
 SEEDS = {"dev": 12, "test": 13}
 REQUEST = Request(max_new_tokens=60)

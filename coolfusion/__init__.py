@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Sampling,
         Scores,
     )
-    from coolfusion.boundaries import Boundary
     from coolfusion.decoder import Decoder
     from coolfusion.errors import (
         CoolfusionError,
@@ -40,14 +39,15 @@ if TYPE_CHECKING:
     from coolfusion.sources import Source
     from coolfusion.speculation import Speculation
     from coolfusion.state import State
-    from coolfusion.tokenization import HuggingFaceTokenizer
-    from coolfusion.tokenizer import Tokenizer
+    from coolfusion.tokenization.base import Tokenizer
+    from coolfusion.tokenization.boundaries import Boundary
+    from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
     from coolfusion.trace import read_trace, write_trace
     from coolfusion.types import Candidate, Generation, Step, StopReason
 
 _HOME = {
     "Backend": "backend",
-    "Boundary": "boundaries",
+    "Boundary": "tokenization.boundaries",
     "Candidate": "types",
     "CoolfusionError": "errors",
     "Decoder": "decoder",
@@ -55,7 +55,7 @@ _HOME = {
     "Distributions": "backend",
     "FusionModel": "fusion",
     "Generation": "types",
-    "HuggingFaceTokenizer": "tokenization",
+    "HuggingFaceTokenizer": "tokenization.huggingface",
     "LoadError": "errors",
     "LossyTokenizerError": "errors",
     "PromptError": "errors",
@@ -72,7 +72,7 @@ _HOME = {
     "State": "state",
     "Step": "types",
     "StopReason": "types",
-    "Tokenizer": "tokenizer",
+    "Tokenizer": "tokenization.base",
     "UsageError": "errors",
     "read_trace": "trace",
     "write_trace": "trace",

@@ -14,7 +14,7 @@ from coolfusion.asking import Talk
 from coolfusion.errors import UsageError
 from coolfusion.recipe import Request
 from coolfusion.rounds import Over, Rounds
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 
 MAX_ROWS = 32

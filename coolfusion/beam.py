@@ -20,7 +20,7 @@ from coolfusion.decoder import Decoder
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.recipe import Request
 from coolfusion.state import State
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step
 
 

@@ -7,7 +7,7 @@ tokens does not. Scored by bytes, a segment ``y`` after the response ``s`` gets 
     L = log sum_b F(s y b) - log F(s)
 
 over what may come where a segment is cut: white space and the end (anything, after a script that
-is written without spaces), with ``F`` the sum over covers of ``coolfusion.covers``. A segment that
+is written without spaces), with ``F`` the sum over covers of ``coolfusion.tokenization.covers``. A segment that
 ends the response gets the end alone.
 """
 
@@ -19,11 +19,11 @@ import numpy as np
 
 from coolfusion.asking import AskDistributions, Talk, ask_distributions
 from coolfusion.backend import Query
-from coolfusion.boundaries import is_unspaced
-from coolfusion.covers import END, Cover, Covering
 from coolfusion.picking import log_total
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.sources import Source
+from coolfusion.tokenization.boundaries import is_unspaced
+from coolfusion.tokenization.covers import END, Cover, Covering
 from coolfusion.types import Usage
 
 AFTER_A_SEGMENT: Final = np.array([*b" \t\n\v\f\r", END])

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from coolfusion.canonical import Canonical, extend
 from coolfusion.contest import Turn
 from coolfusion.emission import emit
 from coolfusion.errors import ContextLengthError
@@ -16,6 +15,7 @@ from coolfusion.recipe import Recipe
 from coolfusion.reranking import Tally, uniform
 from coolfusion.sources import Source
 from coolfusion.state import State
+from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.types import Absence, Step, StopReason
 from coolfusion.weights import hedged, normalized
 

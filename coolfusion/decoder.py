@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TypeVar, final
 
 from coolfusion.asking import Talk
-from coolfusion.canonical import Canonical
 from coolfusion.committing import commit
 from coolfusion.contest import Turn
 from coolfusion.errors import UsageError
@@ -23,7 +22,8 @@ from coolfusion.sources import Source, check_byte_faithful, check_names
 from coolfusion.speculation import Speculation, Speculator
 from coolfusion.state import State, encoded_prompts
 from coolfusion.stepwise import Stepwise, on_several_devices
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.canonical import Canonical
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.turns import Turns
 from coolfusion.types import Step
 

@@ -9,7 +9,6 @@ from typing import Any, final
 
 from coolfusion.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.beam import BeamSearch, Ranked
-from coolfusion.boundaries import Boundary
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import DEFAULT_SPECULATION, Decoder
 from coolfusion.ending import EndRule
@@ -27,7 +26,8 @@ from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 from coolfusion.stepwise import Stepwise
 from coolfusion.strategies import MIXTURE, SEGMENTS, strategy_named
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.boundaries import Boundary
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step
 from coolfusion.weights import PromptPrior
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coolfusion.backend import GREEDY, Sampling
-from coolfusion.boundaries import Boundary, boundary_named, words
 from coolfusion.ending import END_RULES, EndRule, compete, joint_odds
 from coolfusion.errors import UsageError
 from coolfusion.gates import Budget, Gate, budget_named, gate_named
 from coolfusion.notation import reranker_named, weights_named
 from coolfusion.reranking import Reranker, lead, mean_nll, mean_perplexity, weighted
+from coolfusion.tokenization.boundaries import Boundary, boundary_named, words
 from coolfusion.weights import PromptPrior, prior_named
 
 SCORES = ("tokens", "bytes")

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coolfusion.asking import together
-from coolfusion.canonical import Canonical
 from coolfusion.decoder import Decoder
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.recall import Recall
@@ -27,7 +26,8 @@ from coolfusion.reranking import Reranker, ScoreTable, mean_nll, uniform
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Prompt, prompt_for
+from coolfusion.tokenization.canonical import Canonical
+from coolfusion.tokenization.prompts import Prompt, prompt_for
 from coolfusion.types import Absence, Candidate, Generation, StopReason, Usage
 
 FUSED = "fusion"  # who drafted the answer that all sources wrote together

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from coolfusion.asking import Ask, Talk, ask
 from coolfusion.backend import Query, Sampling, Scores
-from coolfusion.canonical import Canonical, common_length, extend
 from coolfusion.errors import ContextLengthError
 from coolfusion.sources import Source
+from coolfusion.tokenization.canonical import Canonical, common_length, extend
 from coolfusion.types import Usage
 
 

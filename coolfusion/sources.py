@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from coolfusion.backend import Backend, DistributionBackend
 from coolfusion.errors import SourceError, UsageError
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")

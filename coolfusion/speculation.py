@@ -17,7 +17,6 @@ from typing import final
 
 from coolfusion.asking import Ask, Talk, together
 from coolfusion.backend import Query, Scores
-from coolfusion.canonical import Canonical, common_length, extend
 from coolfusion.drafting import Draft, DraftRequest, Pen, draft
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.guesses import Guess, look_up
@@ -26,7 +25,8 @@ from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe
 from coolfusion.sources import Source, as_source_error
 from coolfusion.state import State, sampling_of
-from coolfusion.tokenizer import prompt_for, prompt_text
+from coolfusion.tokenization.canonical import Canonical, common_length, extend
+from coolfusion.tokenization.prompts import prompt_for, prompt_text
 from coolfusion.types import Usage
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of guesses, in the drafter's tokens

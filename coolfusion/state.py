@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from coolfusion.backend import Sampling
-from coolfusion.canonical import Canonical
 from coolfusion.errors import PromptError
 from coolfusion.recipe import Request
 from coolfusion.reranking import Tally
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Prompt, check_prompt_names, prompt_for
+from coolfusion.tokenization.canonical import Canonical
+from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
 from coolfusion.types import StopReason
 
 

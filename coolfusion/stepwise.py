@@ -11,7 +11,7 @@ from coolfusion.batching import MAX_ROWS, MAX_TOKENS, Limits, State, decode_each
 from coolfusion.recipe import Request
 from coolfusion.rounds import Rounds
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import final
 
 from coolfusion import contest
-from coolfusion.alignment import ratified_cuts
 from coolfusion.asking import Talk, together
 from coolfusion.byte_scoring import ByteScorer
 from coolfusion.contest import Turn
@@ -20,6 +19,7 @@ from coolfusion.scoring import Scorer, ScoreRequest, score
 from coolfusion.sources import Source
 from coolfusion.speculation import Speculator
 from coolfusion.state import State, sampling_of
+from coolfusion.tokenization.alignment import ratified_cuts
 from coolfusion.types import Generation, StopReason
 from coolfusion.weights import on_simplex, read_prompt
 

@@ -14,7 +14,7 @@ from coolfusion.errors import UsageError
 from coolfusion.recipe import Request
 from coolfusion.response import own_answers, sample_requests
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from coolfusion.backend import Query
-from coolfusion.covers import CONTINUATIONS, END, Covering
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.covers import CONTINUATIONS, END, Covering
 
 
 class ByHand:
-    """The sums of ``coolfusion.covers``, term by term from their definitions."""
+    """The sums of ``coolfusion.tokenization.covers``, term by term from their definitions."""
 
     def __init__(self, source: Source, prompt: tuple[int, ...]) -> None:
         self.source = source

@@ -20,7 +20,7 @@ from coolfusion.types import Generation, Step
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.stepwise import Stepwise
-    from coolfusion.tokenizer import Prompt
+    from coolfusion.tokenization.prompts import Prompt
 
 
 def add_parser(commands: Any) -> None:

@@ -49,9 +49,9 @@ def inspect(
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Tokens per source and, for every proposed cut, who refuses it."""
-    from coolfusion.alignment import is_ratified
-    from coolfusion.boundaries import boundary_named
     from coolfusion.builtin import builtin_paths
+    from coolfusion.tokenization.alignment import is_ratified
+    from coolfusion.tokenization.boundaries import boundary_named
 
     rule = boundary_named(boundary)
     if not text:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
-from coolfusion.tokenizer import EVERYONE_ELSE, check_prompt_names
+from coolfusion.tokenization.prompts import EVERYONE_ELSE, check_prompt_names
 
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.sources import Source
-    from coolfusion.tokenizer import Message, OwnPrompt, Prompt
+    from coolfusion.tokenization.prompts import Message, OwnPrompt, Prompt
 
 NOBODY: Mapping[str, OwnPrompt] = MappingProxyType({})
 

@@ -19,7 +19,7 @@ from coolfusion.errors import PromptError, UsageError
 if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.recipe import Request
-    from coolfusion.tokenizer import OwnPrompt, Prompt
+    from coolfusion.tokenization.prompts import OwnPrompt, Prompt
 
 
 ROW_START = b'{"id": '

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from coolfusion.cli.files import check_writable
 from coolfusion.cli.prompts import prompt_of
 from coolfusion.errors import UsageError
-from coolfusion.tokenizer import EVERYONE_ELSE
+from coolfusion.tokenization.prompts import EVERYONE_ELSE
 
 if TYPE_CHECKING:
     from coolfusion.evaluation import Row
     from coolfusion.evaluation.systems import PromptOf
     from coolfusion.fusion import FusionModel
-    from coolfusion.tokenizer import Prompt
+    from coolfusion.tokenization.prompts import Prompt
 
 
 def output_folder(path: str, files: Sequence[str]) -> Path:

@@ -12,7 +12,7 @@ from coolfusion.decoder import Decoder
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.recipe import Request
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Message, OwnPrompt
+from coolfusion.tokenization.prompts import Message, OwnPrompt
 
 MESSAGES = "\x00messages\x00"  # begins a context that holds chat messages
 _WORD_START = re.compile(r"(?<=\s)(?=\S)")

@@ -31,7 +31,7 @@ from coolfusion.recipe import Recipe, Request
 from coolfusion.response import FUSED, Ranking, candidates_of, rerank
 from coolfusion.sources import Source
 from coolfusion.stepwise import Stepwise
-from coolfusion.tokenizer import Prompt, prompt_for, prompts_among
+from coolfusion.tokenization.prompts import Prompt, prompt_for, prompts_among
 from coolfusion.types import Generation, StopReason
 from coolfusion.voting import majority_vote
 

@@ -24,7 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from coolfusion.errors import PromptError, UsageError
-from coolfusion.tokenizer import EVERYONE_ELSE, Message, OwnPrompt, Prompt, check_prompt_names
+from coolfusion.tokenization.prompts import (
+    EVERYONE_ELSE,
+    Message,
+    OwnPrompt,
+    Prompt,
+    check_prompt_names,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The byte-wise route: sources with different tokenizers mix their next-byte distributions.
 
 What a source says of the next byte is the sum over all covers of the text (see
-``coolfusion.covers``); an end is one more outcome. A source is asked only when what is
+``coolfusion.tokenization.covers``); an end is one more outcome. A source is asked only when what is
 known of it does not settle the decision: the covers that a model has not been asked about have a
 known total probability, which bounds what they could change. All its covers are asked about in
 one pass then, and as many bytes as that settles are committed.
@@ -20,7 +20,6 @@ import numpy as np
 
 from coolfusion.asking import AskDistributions, Talk
 from coolfusion.backend import Distributions, Query, Sampling
-from coolfusion.covers import END, Bounds, Cover, Covering, Ids
 from coolfusion.errors import SourceError
 from coolfusion.mixing import MixingRule, mixed
 from coolfusion.mixture.deciding import decide
@@ -29,6 +28,13 @@ from coolfusion.mixture.state import MixtureState, shares
 from coolfusion.picking import draw, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
+from coolfusion.tokenization.covers import (
+    END,
+    Bounds,
+    Cover,
+    Covering,
+    Ids,
+)
 from coolfusion.types import Floats, Usage
 
 Covers: TypeAlias = tuple[Cover, ...]

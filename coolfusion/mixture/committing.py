@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from coolfusion.characters import whole_characters
 from coolfusion.emission import emit
 from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState
+from coolfusion.tokenization.utf8 import whole_characters
 from coolfusion.types import Absence, Candidate, Step, StopReason, Usage
 
 

@@ -27,7 +27,7 @@ from coolfusion.rounds import Rounds, hold
 from coolfusion.sources import Source, check_byte_faithful, check_names
 from coolfusion.state import encoded_prompts
 from coolfusion.stepwise import Stepwise, on_several_devices
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 from coolfusion.weights import normalized
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from coolfusion.recipe import Request
 from coolfusion.reranking import uniform
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Floats, StopReason
 
 

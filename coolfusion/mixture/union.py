@@ -21,8 +21,6 @@ import numpy as np
 
 from coolfusion.asking import Talk
 from coolfusion.backend import Distributions
-from coolfusion.canonical import Canonical, extend
-from coolfusion.characters import whole_characters
 from coolfusion.errors import SourceError
 from coolfusion.mixing import Arithmetic, TopKUnion, likeliest, mixed
 from coolfusion.mixture.answering import ask_next, spent
@@ -32,7 +30,9 @@ from coolfusion.mixture.vocabulary import Vocabulary
 from coolfusion.picking import log_total, pick
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.canonical import Canonical, extend
+from coolfusion.tokenization.utf8 import whole_characters
 from coolfusion.types import Floats
 
 END: Final = b""  # how the end is written among strings

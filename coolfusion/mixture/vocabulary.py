@@ -8,11 +8,11 @@ from typing import Final, final
 
 import numpy as np
 
-from coolfusion.characters import goes_on
 from coolfusion.errors import SourceError
 from coolfusion.picking import log_total
 from coolfusion.sources import Source
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.utf8 import goes_on
 from coolfusion.types import Floats, Ints
 
 MAX_BEGINNINGS: Final = 64  # beginnings of a character for which excluded tokens are remembered

@@ -23,7 +23,7 @@ from coolfusion.evaluation.plan import row_metrics
 from coolfusion.fusion import FusionModel
 from coolfusion.fusion_options import request
 from coolfusion.swarm.particle import BrokenParticleError, Particle
-from coolfusion.tokenizer import Message, Prompt, prompt_for
+from coolfusion.tokenization.prompts import Message, Prompt, prompt_for
 
 MAX_ROWS = 200  # development examples, as in the paper
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import regex
 
-from coolfusion.boundaries import Boundary
 from coolfusion.testing.conformance import HOSTILE_TEXTS, require
+from coolfusion.tokenization.boundaries import Boundary
 
 
 def check_boundary(boundary: Boundary, texts: Sequence[str] | None = None) -> None:

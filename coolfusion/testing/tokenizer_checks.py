@@ -1,4 +1,4 @@
-"""The laws of ``coolfusion.tokenizer.Tokenizer``, on texts that break naive code."""
+"""The laws of ``coolfusion.tokenization.huggingface.base.Tokenizer``, on texts that break naive code."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import random
 import unicodedata
 from collections.abc import Sequence
 
-from coolfusion.canonical import Canonical, extend
 from coolfusion.testing.conformance import HOSTILE_TEXTS, require
-from coolfusion.tokenizer import Tokenizer, pieces_text
+from coolfusion.tokenization.base import Tokenizer, pieces_text
+from coolfusion.tokenization.canonical import Canonical, extend
 
 
 def check_tokenizer(tokenizer: Tokenizer, texts: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.errors import UsageError
 from coolfusion.sources import Source
-from coolfusion.tokenization import HuggingFaceTokenizer
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 END = "<end>"
 

@@ -21,11 +21,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coolfusion.alignment import ratified_cuts
 from coolfusion.asking import together
 from coolfusion.backend import GREEDY
-from coolfusion.boundaries import Boundary
-from coolfusion.canonical import Canonical, extend
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.evaluation.likelihood import mixture, source_weights
 from coolfusion.evaluation.metrics import Metric
@@ -37,7 +34,10 @@ from coolfusion.recipe import Recipe
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, score
 from coolfusion.sources import Source
-from coolfusion.tokenizer import prompt_for
+from coolfusion.tokenization.alignment import ratified_cuts
+from coolfusion.tokenization.boundaries import Boundary
+from coolfusion.tokenization.canonical import Canonical, extend
+from coolfusion.tokenization.prompts import prompt_for
 from coolfusion.tuning.objectives import (
     Contender,
     Measured,

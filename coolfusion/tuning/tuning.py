@@ -12,7 +12,7 @@ from coolfusion.fusion_config import FusionConfig
 from coolfusion.recipe import Request
 from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.tuning.objectives import Answers, Objective, recipe_of
 from coolfusion.tuning.plan import TuningPlan
 from coolfusion.tuning.references import References

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from coolfusion.alignment import ratified_cuts
 from coolfusion.backends.huggingface import loading
-from coolfusion.boundaries import words
+from coolfusion.tokenization.alignment import ratified_cuts
+from coolfusion.tokenization.boundaries import words
 from tests.cli.conftest import Run
 
 TEXT = "Tom has 12 apples.\n\n\tHow  many?"

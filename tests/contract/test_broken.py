@@ -11,7 +11,6 @@ import pytest
 
 from coolfusion.backend import Query, Scores
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.boundaries import Boundary
 from coolfusion.errors import ContextLengthError
 from coolfusion.reranking import ScoreTable, mean_nll
 from coolfusion.testing import (
@@ -22,6 +21,7 @@ from coolfusion.testing import (
     check_tokenizer,
     toy_source,
 )
+from coolfusion.tokenization.boundaries import Boundary
 
 IDS = [[i * i % 11 for i in range(40)], [3, 4, 3, 4, 5, 0]]
 COUNTER = iter(range(1, 1000))

@@ -7,7 +7,6 @@ from functools import lru_cache
 import pytest
 
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.boundaries import Boundary, lines, phrases, sentences, whole_response, words
 from coolfusion.reranking import (
     RERANKERS,
     Reranker,
@@ -24,6 +23,14 @@ from coolfusion.testing import (
     check_reranker,
     check_tokenizer,
     toy_source,
+)
+from coolfusion.tokenization.boundaries import (
+    Boundary,
+    lines,
+    phrases,
+    sentences,
+    whole_response,
+    words,
 )
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

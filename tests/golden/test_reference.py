@@ -11,10 +11,10 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Source
-from coolfusion.boundaries import words
 from coolfusion.builtin import builtin_paths
 from coolfusion.recipe import PRESETS
 from coolfusion.testing.toys import toy_source
+from coolfusion.tokenization.boundaries import words
 from tests.reference import Voice, fuse
 from tests.strategies import FAMILIES, STORIES
 

@@ -7,11 +7,11 @@ from functools import lru_cache
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coolfusion.alignment import ratified_cuts
-from coolfusion.boundaries import words
-from coolfusion.canonical import splits
 from coolfusion.testing import toy_source
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.alignment import ratified_cuts
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.boundaries import words
+from coolfusion.tokenization.canonical import splits
 from tests.strategies import texts
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

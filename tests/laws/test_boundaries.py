@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coolfusion.boundaries import (
+from coolfusion.testing import check_boundary
+from coolfusion.tokenization.boundaries import (
     Boundary,
     boundary_named,
     lines,
@@ -15,7 +16,6 @@ from coolfusion.boundaries import (
     whole_response,
     words,
 )
-from coolfusion.testing import check_boundary
 from tests.strategies import texts
 
 BUILT_IN = (words, phrases(2), lines, sentences, whole_response)

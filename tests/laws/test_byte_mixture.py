@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from coolfusion.backend import Distributions, Query, Sampling
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.covers import END, Covering
 from coolfusion.errors import SourceError
 from coolfusion.mixing import Arithmetic, Geometric, MixingRule, mixed
 from coolfusion.mixture.decoder import MixtureDecoder
@@ -23,6 +22,7 @@ from coolfusion.recipe import Request
 from coolfusion.sources import Source
 from coolfusion.state import sampling_of
 from coolfusion.testing import toy_source
+from coolfusion.tokenization.covers import END, Covering
 from coolfusion.types import StopReason
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

@@ -13,8 +13,6 @@ from tokenizers import normalizers
 from coolfusion.backend import GREEDY
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.byte_scoring import AFTER_A_SEGMENT, ByteScorer
-from coolfusion.canonical import Canonical, extend
-from coolfusion.covers import END
 from coolfusion.decoder import Decoder
 from coolfusion.errors import UsageError
 from coolfusion.recall import Recall
@@ -23,7 +21,9 @@ from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.sources import Source
 from coolfusion.testing import toy_source, toy_tokenizer
-from coolfusion.tokenization import HuggingFaceTokenizer
+from coolfusion.tokenization.canonical import Canonical, extend
+from coolfusion.tokenization.covers import END
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 from tests.covers_by_hand import ByHand
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

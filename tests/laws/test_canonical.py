@@ -8,9 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coolfusion.canonical import WINDOW, Canonical, common_length, extend
 from coolfusion.testing import toy_source
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.canonical import (
+    WINDOW,
+    Canonical,
+    common_length,
+    extend,
+)
 from tests.strategies import long_texts, splits
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

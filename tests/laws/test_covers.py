@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from coolfusion.backend import Query
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.covers import Cover, Covering
 from coolfusion.sources import Source
 from coolfusion.testing import toy_source
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.covers import Cover, Covering
+from coolfusion.tokenization.prompts import Prompt
 from tests.covers_by_hand import ByHand, missing
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

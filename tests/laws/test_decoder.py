@@ -16,7 +16,7 @@ from coolfusion.backend import Query, Scores
 from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.recipe import PRESETS
 from coolfusion.testing import toy_source
-from coolfusion.tokenizer import pieces_text
+from coolfusion.tokenization.base import pieces_text
 from tests.strategies import FAMILIES, STORIES, said
 
 PROMPTS = ("Tom has", "The cat", "Ann", "Now", "\u65e5\u672c")

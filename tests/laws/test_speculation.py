@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampling, Source
 from coolfusion.asking import Ask
 from coolfusion.backend import Query, Scores
-from coolfusion.boundaries import boundary_named
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.guesses import Guess, look_up
 from coolfusion.measuring import Acceptance, Pace, expected_tokens
@@ -20,6 +19,7 @@ from coolfusion.recipe import PRESETS
 from coolfusion.reranking import RERANKERS, lead, without_outliers
 from coolfusion.speculation import Speculation
 from coolfusion.testing import toy_source
+from coolfusion.tokenization.boundaries import boundary_named
 from tests.laws.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
 from tests.strategies import STORIES, said
 

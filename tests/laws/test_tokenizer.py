@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 
 from coolfusion.testing import check_tokenizer, toy_source
-from coolfusion.tokenizer import Tokenizer, pieces_text
+from coolfusion.tokenization.base import Tokenizer, pieces_text
 from tests.strategies import long_texts, splits, texts
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from coolfusion.alignment import ratified_cuts
-from coolfusion.boundaries import words
-from coolfusion.canonical import splits
 from coolfusion.errors import LossyTokenizerError
 from coolfusion.testing import HOSTILE_TEXTS, check_backend, check_tokenizer
-from coolfusion.tokenization import HuggingFaceTokenizer
+from coolfusion.tokenization.alignment import ratified_cuts
+from coolfusion.tokenization.boundaries import words
+from coolfusion.tokenization.canonical import splits
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 FOLDER = os.environ.get("COOLFUSION_REAL")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="COOLFUSION_REAL names no folder")

@@ -17,7 +17,7 @@ from coolfusion.errors import LoadError, LossyTokenizerError, PromptError, Usage
 from coolfusion.recipe import make_recipe
 from coolfusion.response import rerank_answers
 from coolfusion.testing import check_tokenizer, toy_source
-from coolfusion.tokenizer import Prompt
+from coolfusion.tokenization.prompts import Prompt
 from tests.encoder_decoders import PAIRS, make_model, reading_tokenizer, trained_folder
 
 ENGLISH = [f"{source} means: {target}" for source, target in PAIRS]

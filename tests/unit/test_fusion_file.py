@@ -9,7 +9,6 @@ import pytest
 
 from coolfusion import FusionModel, Source, UsageError
 from coolfusion.backends import huggingface
-from coolfusion.boundaries import sentences
 from coolfusion.ending import majority_mass
 from coolfusion.fusion_config import FusionConfig, config_from
 from coolfusion.fusion_file import (
@@ -22,6 +21,7 @@ from coolfusion.fusion_file import (
 from coolfusion.recipe import make_recipe
 from coolfusion.reranking import mixture
 from coolfusion.testing import toy_source
+from coolfusion.tokenization.boundaries import sentences
 
 WHOLE = FusionConfig(
     models=("org/one", 'a "quoted" \\ path', "naïve\n\x7f"),

@@ -13,7 +13,7 @@ from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.loading import end_ids_of, load_tokenizer
 from coolfusion.builtin import builtin_paths
 from coolfusion.errors import LoadError, LossyTokenizerError, PromptError, UsageError
-from coolfusion.tokenizer import pieces_text
+from coolfusion.tokenization.base import pieces_text
 
 SUMS, GROUPS, MONEY = builtin_paths()
 

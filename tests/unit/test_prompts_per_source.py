@@ -13,7 +13,12 @@ from coolfusion.errors import PromptError, UsageError
 from coolfusion.evaluation import evaluate, make_task
 from coolfusion.recipe import make_recipe
 from coolfusion.testing import toy_source
-from coolfusion.tokenizer import check_prompt_names, prompt_for, prompt_text, prompts_among
+from coolfusion.tokenization.prompts import (
+    check_prompt_names,
+    prompt_for,
+    prompt_text,
+    prompts_among,
+)
 from coolfusion.trace import TraceWriter
 
 TEXTS = ["one: the cat sat down.", "two: the cat sat down.", "three: a dog ran off."]

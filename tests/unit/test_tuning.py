@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from coolfusion import CoolfusionError, Decoder, Request, Source, UsageError, tuning
-from coolfusion.alignment import ratified_cuts
-from coolfusion.boundaries import words
 from coolfusion.evaluation import Plan, Record, Task, evaluate, make_task, metric_named
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.systems import System, decoding
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.testing import toy_source
+from coolfusion.tokenization.alignment import ratified_cuts
+from coolfusion.tokenization.boundaries import words
 from coolfusion.tuning import (
     TuningPlan,
     TuningProgress,

@@ -6,8 +6,8 @@ from typing import final
 
 from coolfusion.backends.huggingface.encoder_decoder import Sides
 from coolfusion.errors import PromptError
-from coolfusion.tokenization import HuggingFaceTokenizer
-from coolfusion.tokenizer import OwnPrompt
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
+from coolfusion.tokenization.prompts import OwnPrompt
 
 
 @final

@@ -14,8 +14,8 @@ from coolfusion.backends.huggingface.encoder_decoder import EncoderDecoderBacken
 from coolfusion.backends.huggingface.encoder_decoder_tokenizer import EncoderDecoderTokenizer
 from coolfusion.errors import CoolfusionError, LoadError, PromptError
 from coolfusion.sources import Source
-from coolfusion.tokenization import ChatTemplate, HuggingFaceTokenizer
-from coolfusion.tokenizer import Message
+from coolfusion.tokenization.huggingface import ChatTemplate, HuggingFaceTokenizer
+from coolfusion.tokenization.prompts import Message
 
 
 def load_source(

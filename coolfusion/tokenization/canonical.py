@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import regex
 
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
 
 WINDOW = 48  # characters that must follow a position before it may be settled
 _WORD_START = regex.compile(r"(?<=\S)(?=\s)")

@@ -26,10 +26,10 @@ from typing import Final, final
 
 import numpy as np
 
-from coolfusion.byte_vocabulary import ByteVocabulary
-from coolfusion.canonical import Canonical, extend
-from coolfusion.characters import goes_on, whole_characters
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.byte_vocabulary import ByteVocabulary
+from coolfusion.tokenization.canonical import Canonical, extend
+from coolfusion.tokenization.utf8 import goes_on, whole_characters
 from coolfusion.types import Floats
 
 END: Final = 256  # the outcome after the 256 bytes: the text ends

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from coolfusion.boundaries import Boundary
-from coolfusion.canonical import splits
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.boundaries import Boundary
+from coolfusion.tokenization.canonical import splits
 
 CONTEXT = 64  # characters on the left that can bear on how a cut is encoded
 LOOK_AHEAD = 32  # characters on the right

@@ -12,8 +12,9 @@ import regex
 import tokenizers
 
 from coolfusion.errors import LossyTokenizerError, PromptError
-from coolfusion.token_pieces import token_pieces
-from coolfusion.tokenizer import Message, OwnPrompt, pieces_text
+from coolfusion.tokenization.base import pieces_text
+from coolfusion.tokenization.prompts import Message, OwnPrompt
+from coolfusion.tokenization.token_bytes import token_pieces
 
 ChatTemplate = Callable[[Sequence[Message]], str]
 
@@ -39,7 +40,7 @@ _MUST_SURVIVE = {
 
 @final
 class HuggingFaceTokenizer:
-    """A ``tokenizers.Tokenizer`` seen through the seam of ``coolfusion.tokenizer``.
+    """A ``tokenizers.Tokenizer`` seen through the seam of ``coolfusion.tokenization.huggingface.prompts``.
 
     ``end_ids`` are all ids that end a response; ``template`` renders chat messages to text
     (None: raw prompts only). A tokenizer that cannot reproduce text is refused with a

@@ -1,7 +1,7 @@
 """Where a draft may be cut: functions from text to ascending cut positions.
 
 A cut at ``p`` leaves ``text[:p]`` and ``text[p:]``; it is proposed here from the text alone
-and ratified by every tokenizer in ``coolfusion.alignment``. All cuts keep white space with
+and ratified by every tokenizer in ``coolfusion.tokenization.huggingface.alignment``. All cuts keep white space with
 the word that follows it, so joined segments always give the text back unchanged.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 from coolfusion.errors import PromptError
 
@@ -21,32 +21,6 @@ class Message(TypedDict):
 OwnPrompt: TypeAlias = str | Sequence[Message]
 # What a fusion is given: the same for all sources, or one each by the sources' names.
 Prompt: TypeAlias = OwnPrompt | Mapping[str, OwnPrompt]
-
-
-class Tokenizer(Protocol):
-    """What alignment, drafting and scoring need from a tokenizer.
-
-    Laws (``coolfusion.testing.check_tokenizer``): the pieces of ``encode(text)`` join to the
-    text, up to Unicode normalisation form C; ``encode`` never gives an end id, whatever the
-    text says; equal texts give equal ids.
-    """
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Every id that ends a response."""
-        ...
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of ``text`` as it reads in the middle of a longer text, without special tokens."""
-        ...
-
-    def piece(self, token_id: int) -> bytes | None:
-        """The bytes a token adds to a text; None for a control token, which adds none."""
-        ...
-
-    def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
-        """Ids of a raw prompt or of chat messages, with the special tokens they call for."""
-        ...
 
 
 def prompt_for(prompt: Prompt, name: str) -> OwnPrompt:
@@ -89,8 +63,3 @@ def prompt_text(prompt: Prompt) -> str:
     if isinstance(prompt, Mapping):
         return "\n".join(dict.fromkeys(prompt_text(own) for own in prompt.values()))
     return "\n".join(message["content"] for message in prompt)
-
-
-def pieces_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Text of ``ids``; control tokens add nothing and broken UTF-8 becomes U+FFFD."""
-    return b"".join(tokenizer.piece(i) or b"" for i in ids).decode("utf-8", "replace")

@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 
-from coolfusion.tokenizer import Tokenizer
+from coolfusion.tokenization.base import Tokenizer
 from coolfusion.types import Ints
 
 MAX_FOLLOWS = 16_384  # ranges whose continuations are remembered
