@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from coolfusion.backends.huggingface import TransformersBackend, load_source
-from coolfusion.sources import Source
+from coolfusion.backends.source import Source
 
 # Names of a feed-forward layer's weights: those that make neurons, and the one that reads them.
 _GATED = (("gate_proj", "up_proj"), "down_proj")

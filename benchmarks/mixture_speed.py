@@ -28,14 +28,14 @@ from benchmarks._results import finish, table
 from benchmarks.grown import grown
 from benchmarks.speed import timed
 from benchmarks.word_problems import generate
-from coolfusion.backend import Sampling
 from coolfusion.backends.huggingface import TransformersBackend, load_source
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.evaluation.statistics import bootstrap_interval
 from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.mixture.recipe import Mixture, make_mixture
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.types import Generation
 
 MAX_NEW_TOKENS = 100

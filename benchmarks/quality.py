@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from benchmarks._results import finish, table, with_interval
 from benchmarks.word_problems import Problem, extract_answer, generate
 from coolfusion.backends.huggingface import load_source
+from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import Decoder
 from coolfusion.ending import END_RULES
 from coolfusion.recipe import PRESETS, Recipe, Request
 from coolfusion.reranking import RERANKERS, lead, without_outliers
-from coolfusion.sources import Source
 from coolfusion.types import Generation
 
 SEEDS = {"dev": 2, "test": 3}

@@ -28,13 +28,13 @@ import transformers
 from benchmarks._results import RESULTS, finish, table
 from benchmarks.grown import grown
 from benchmarks.word_problems import generate
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
+from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import Decoder
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.types import Generation
 
 AGREES, ARGUES = 0.2, 0.7  # noise on a copy's weights: few, or half, of the segments contested

@@ -24,12 +24,12 @@ import transformers
 from benchmarks._results import finish, table
 from benchmarks.word_problems import generate
 from coolfusion.backends.huggingface import TransformersBackend, load_source, packed
+from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoder import Decoder
 from coolfusion.recall import Recall
 from coolfusion.recipe import Request
 from coolfusion.rounds import Rounds
-from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 
 TENSORS = ("models", "tensors in and out")

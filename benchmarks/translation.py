@@ -26,6 +26,7 @@ from tokenizers import processors
 from benchmarks._results import finish, table
 from benchmarks.translation_task import ACTORS, Pair, Style, held_out, sentences
 from coolfusion.backends.huggingface import load_source
+from coolfusion.backends.source import Source
 from coolfusion.decoder import Decoder
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
 from coolfusion.mixing import Arithmetic, Geometric
@@ -33,7 +34,6 @@ from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.mixture.recipe import Mixture
 from coolfusion.recipe import PRESETS, Request, make_recipe
 from coolfusion.response import own_answers, rerank_answers
-from coolfusion.sources import Source
 from coolfusion.stepwise import Stepwise
 from coolfusion.testing.toys import END, toy_tokenizer
 from coolfusion.tokenization.prompts import Prompt

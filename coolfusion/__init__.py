@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from coolfusion.backend import (
+    from coolfusion.backends.base import (
         Backend,
         DistributionBackend,
         Distributions,
         Query,
-        Sampling,
         Scores,
     )
+    from coolfusion.backends.sampling import Sampling
+    from coolfusion.backends.source import Source
     from coolfusion.decoder import Decoder
     from coolfusion.errors import (
         CoolfusionError,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
     from coolfusion.recipe import Recipe, Request
     from coolfusion.reranking import Reranker, ScoreTable
-    from coolfusion.sources import Source
     from coolfusion.speculation import Speculation
     from coolfusion.state import State
     from coolfusion.tokenization.base import Tokenizer
@@ -46,27 +46,27 @@ if TYPE_CHECKING:
     from coolfusion.types import Candidate, Generation, Step, StopReason
 
 _HOME = {
-    "Backend": "backend",
+    "Backend": "backends.base",
     "Boundary": "tokenization.boundaries",
     "Candidate": "types",
     "CoolfusionError": "errors",
     "Decoder": "decoder",
-    "DistributionBackend": "backend",
-    "Distributions": "backend",
+    "DistributionBackend": "backends.base",
+    "Distributions": "backends.base",
     "FusionModel": "fusion",
     "Generation": "types",
     "HuggingFaceTokenizer": "tokenization.huggingface",
     "LoadError": "errors",
     "LossyTokenizerError": "errors",
     "PromptError": "errors",
-    "Query": "backend",
+    "Query": "backends.base",
     "Recipe": "recipe",
     "Request": "recipe",
     "Reranker": "reranking",
-    "Sampling": "backend",
+    "Sampling": "backends.sampling",
     "ScoreTable": "reranking",
-    "Scores": "backend",
-    "Source": "sources",
+    "Scores": "backends.base",
+    "Source": "backends.source",
     "SourceError": "errors",
     "Speculation": "speculation",
     "State": "state",

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
-from coolfusion.backend import Distributions, Query, Scores
+from coolfusion.backends.base import Distributions, Query, Scores
 from coolfusion.errors import SourceError
 
 

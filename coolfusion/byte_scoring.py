@@ -18,10 +18,10 @@ from typing import Final, final
 import numpy as np
 
 from coolfusion.asking import AskDistributions, Talk, ask_distributions
-from coolfusion.backend import Query
-from coolfusion.picking import log_total
+from coolfusion.backends.base import Query
+from coolfusion.backends.sampling import log_total
+from coolfusion.backends.source import Source
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
-from coolfusion.sources import Source
 from coolfusion.tokenization.boundaries import is_unspaced
 from coolfusion.tokenization.covers import END, Cover, Covering
 from coolfusion.types import Usage

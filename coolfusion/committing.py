@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from coolfusion.backends.source import Source
 from coolfusion.contest import Turn
 from coolfusion.emission import emit
 from coolfusion.errors import ContextLengthError
 from coolfusion.recipe import Recipe
 from coolfusion.reranking import Tally, uniform
-from coolfusion.sources import Source
 from coolfusion.state import State
 from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.types import Absence, Step, StopReason

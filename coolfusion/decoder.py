@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import TypeVar, final
 
 from coolfusion.asking import Talk
+from coolfusion.backends.source import Source, check_byte_faithful, check_names, encoded_prompts
 from coolfusion.committing import commit
 from coolfusion.contest import Turn
 from coolfusion.errors import UsageError
 from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe, Request
 from coolfusion.rounds import Rounds, hold
-from coolfusion.sources import Source, check_byte_faithful, check_names
 from coolfusion.speculation import Speculation, Speculator
-from coolfusion.state import State, encoded_prompts
+from coolfusion.state import State
 from coolfusion.stepwise import Stepwise, on_several_devices
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.tokenization.prompts import Prompt

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 import regex
 
 from coolfusion.asking import Ask, Talk, ask
-from coolfusion.backend import Query, Sampling, Scores
+from coolfusion.backends.base import Query, Scores
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import Source
 from coolfusion.errors import ContextLengthError
-from coolfusion.sources import Source
 from coolfusion.types import Usage
 
 IncrementalDecoder = codecs.getincrementaldecoder("utf-8")

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
+from coolfusion.backends.source import Source
 from coolfusion.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.beam import BeamSearch, Ranked
 from coolfusion.builtin import builtin_paths
@@ -22,7 +23,6 @@ from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.mixture.recipe import Mixture
 from coolfusion.recipe import Recipe
 from coolfusion.reranking import Reranker
-from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 from coolfusion.stepwise import Stepwise
 from coolfusion.strategies import MIXTURE, SEGMENTS, strategy_named

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
+from coolfusion.backends.source import check_names
 from coolfusion.errors import UsageError
 from coolfusion.mixing import mixing_named
 from coolfusion.recipe import make_recipe
-from coolfusion.sources import check_names
 from coolfusion.strategies import (
     MIXTURE,
     check_mixture_options,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coolfusion.backend import Sampling
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import check_names
 from coolfusion.builtin import builtin_paths
 from coolfusion.errors import UsageError
 from coolfusion.mixing import MixingRule
 from coolfusion.mixture.recipe import Mixture, make_mixture
 from coolfusion.notation import weights_named
 from coolfusion.recipe import Recipe, Request, make_recipe
-from coolfusion.sources import check_names
 from coolfusion.strategies import MIXTURE, SEGMENTS, check_mixture_options, strategy_named
 
 

@@ -22,9 +22,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.backends.sampling import log_total
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.notation import number_of, parse
-from coolfusion.picking import log_total
 from coolfusion.types import Floats
 
 TOP_K: Final = 10  # as in UniTE's released code

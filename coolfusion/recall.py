@@ -16,14 +16,14 @@ from typing import final
 import numpy as np
 
 from coolfusion.asking import Ask, AskDistributions
-from coolfusion.backend import (
+from coolfusion.backends.base import (
     Backend,
     DistributionBackend,
     Distributions,
     Query,
-    Sampling,
     Scores,
 )
+from coolfusion.backends.sampling import Sampling
 from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.measuring import Pace
 

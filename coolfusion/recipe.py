@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coolfusion.backend import GREEDY, Sampling
+from coolfusion.backends.sampling import GREEDY, Sampling
 from coolfusion.ending import END_RULES, EndRule, compete, joint_odds
 from coolfusion.errors import UsageError
 from coolfusion.gates import Budget, Gate, budget_named, gate_named

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coolfusion.asking import together
+from coolfusion.backends.source import Source
 from coolfusion.decoder import Decoder
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.recall import Recall
@@ -25,7 +26,6 @@ from coolfusion.recipe import Request
 from coolfusion.reranking import Reranker, ScoreTable, mean_nll, uniform
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
-from coolfusion.sources import Source
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.tokenization.prompts import Prompt, prompt_for
 from coolfusion.types import Absence, Candidate, Generation, StopReason, Usage

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar, final
 
 from coolfusion.asking import Ask, Fork, Talk
+from coolfusion.backends.source import isolated
 from coolfusion.errors import SourceError
-from coolfusion.sources import isolated
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")

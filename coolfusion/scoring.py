@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from coolfusion.asking import Ask, Talk, ask
-from coolfusion.backend import Query, Sampling, Scores
+from coolfusion.backends.base import Query, Scores
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import Source
 from coolfusion.errors import ContextLengthError
-from coolfusion.sources import Source
 from coolfusion.tokenization.canonical import Canonical, common_length, extend
 from coolfusion.types import Usage
 

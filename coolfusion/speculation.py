@@ -16,14 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from coolfusion.asking import Ask, Talk, together
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
+from coolfusion.backends.source import Source, as_source_error
 from coolfusion.drafting import Draft, DraftRequest, Pen, draft
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.guesses import Guess, look_up
 from coolfusion.measuring import Acceptance, expected_tokens
 from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe
-from coolfusion.sources import Source, as_source_error
 from coolfusion.state import State, sampling_of
 from coolfusion.tokenization.canonical import Canonical, common_length, extend
 from coolfusion.tokenization.prompts import prompt_for, prompt_text

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from coolfusion.backend import Sampling
-from coolfusion.errors import PromptError
+from coolfusion.backends.sampling import Sampling
 from coolfusion.recipe import Request
 from coolfusion.reranking import Tally
-from coolfusion.sources import Source
 from coolfusion.tokenization.canonical import Canonical
-from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
+from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import StopReason
 
 
@@ -46,30 +43,6 @@ class State:
     tallies: tuple[Tally, ...] = ()
     num_contests: int = 0
     num_scored: int = 0
-
-
-def encoded_prompts(sources: Sequence[Source], prompt: Prompt) -> tuple[tuple[int, ...], ...]:
-    """Every source's ids of its own prompt, with room for at least one more token.
-
-    Raises ``PromptError`` for a prompt that some source cannot take, and for names in it that
-    are not the sources'.
-    """
-    check_prompt_names(prompt, [source.name for source in sources])
-    encoded = []
-    for source in sources:
-        ids = source.tokenizer.encode_prompt(prompt_for(prompt, source.name))
-        limit = source.backend.context_length
-        if not ids:
-            raise PromptError(
-                f'The prompt has no tokens for source "{source.name}". Give some text.'
-            )
-        if limit is not None and len(ids) >= limit:
-            raise PromptError(
-                f'The prompt has {len(ids)} tokens for source "{source.name}", whose context window '
-                f"holds {limit}. Shorten the prompt or leave that source out."
-            )
-        encoded.append(ids)
-    return tuple(encoded)
 
 
 def sampling_of(request: Request, name: str, sample: int = 0) -> Sampling:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic
 
 from coolfusion.asking import Talk
+from coolfusion.backends.source import Source
 from coolfusion.batching import MAX_ROWS, MAX_TOKENS, Limits, State, decode_each, timed
 from coolfusion.recipe import Request
 from coolfusion.rounds import Rounds
-from coolfusion.sources import Source
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 

@@ -9,6 +9,7 @@ from typing import final
 
 from coolfusion import contest
 from coolfusion.asking import Talk, together
+from coolfusion.backends.source import Source
 from coolfusion.byte_scoring import ByteScorer
 from coolfusion.contest import Turn
 from coolfusion.drafting import DraftRequest, Pen, draft
@@ -16,7 +17,6 @@ from coolfusion.errors import SourceError
 from coolfusion.gates import LeadDraft
 from coolfusion.recipe import Recipe
 from coolfusion.scoring import Scorer, ScoreRequest, score
-from coolfusion.sources import Source
 from coolfusion.speculation import Speculator
 from coolfusion.state import State, sampling_of
 from coolfusion.tokenization.alignment import ratified_cuts

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from coolfusion.backends.source import Source
 from coolfusion.errors import UsageError
 from coolfusion.recipe import Request
 from coolfusion.response import own_answers, sample_requests
-from coolfusion.sources import Source
 from coolfusion.tokenization.prompts import Prompt
 
 

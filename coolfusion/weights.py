@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from coolfusion.asking import Ask, Talk, ask
-from coolfusion.backend import Query, Sampling
+from coolfusion.backends.base import Query
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import Source
 from coolfusion.errors import UsageError
 from coolfusion.notation import number_of, parse
-from coolfusion.sources import Source
 from coolfusion.types import Floats, Usage
 
 MAX_LOSS = 8.0  # bits per byte, what a source that knows nothing of bytes needs

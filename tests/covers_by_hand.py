@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from coolfusion.backend import Query
-from coolfusion.sources import Source
+from coolfusion.backends.base import Query
+from coolfusion.backends.source import Source
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.covers import CONTINUATIONS, END, Covering
 

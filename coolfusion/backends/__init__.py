@@ -1,1 +1,1 @@
-"""Backends: implementations of the seam in ``coolfusion.backend``."""
+"""Backends: implementations of the seam in ``coolfusion.backends.base``."""

@@ -9,9 +9,9 @@ from typing import final
 
 import numpy as np
 
-from coolfusion.backend import Distributions, Query, Scores
+from coolfusion.backends.base import Distributions, Query, Scores
+from coolfusion.backends.sampling import pick
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
-from coolfusion.picking import pick
 from coolfusion.types import Floats
 
 

@@ -17,7 +17,7 @@ from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
-    from coolfusion.backend import Sampling
+    from coolfusion.backends.sampling import Sampling
     from coolfusion.evaluation import Plan, Report
     from coolfusion.recipe import Request
 

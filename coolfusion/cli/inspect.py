@@ -58,7 +58,7 @@ def inspect(
         raise UsageError("The text is empty, so there is nothing to cut. Give some.")
     options.quiet_transformers()
     from coolfusion.backends.huggingface.loading import load_tokenizer
-    from coolfusion.sources import check_names
+    from coolfusion.backends.source import check_names
 
     paths: list[Any] = list(models or builtin_paths())
     labels = names or [Path(str(path)).name for path in paths]

@@ -12,8 +12,8 @@ from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import EVERYONE_ELSE, check_prompt_names
 
 if TYPE_CHECKING:
+    from coolfusion.backends.source import Source
     from coolfusion.fusion import FusionModel
-    from coolfusion.sources import Source
     from coolfusion.tokenization.prompts import Message, OwnPrompt, Prompt
 
 NOBODY: Mapping[str, OwnPrompt] = MappingProxyType({})

@@ -22,7 +22,8 @@ import numpy as np
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
-from coolfusion.backend import Query
+from coolfusion.backends.base import Query
+from coolfusion.backends.source import Source
 from coolfusion.decoder import Decoder
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.evaluation.harness_text import (
@@ -36,7 +37,6 @@ from coolfusion.evaluation.harness_text import (
 from coolfusion.evaluation.likelihood import combination_named, log_likelihoods, source_weights
 from coolfusion.fusion import FusionModel
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.types import Floats
 
 

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coolfusion.backend import Sampling
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import Source
 from coolfusion.decoder import Decoder
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.tokenization.prompts import Message, OwnPrompt
 
 MESSAGES = "\x00messages\x00"  # begins a context that holds chat messages

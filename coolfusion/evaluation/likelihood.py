@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from coolfusion.asking import together
-from coolfusion.backend import GREEDY
+from coolfusion.backends.sampling import GREEDY
+from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.recall import Recall
 from coolfusion.reranking import uniform
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
-from coolfusion.sources import Source
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.types import Floats
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coolfusion.backend import Sampling
+from coolfusion.backends.sampling import Sampling
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric, metric_named
 from coolfusion.evaluation.systems import SYSTEMS, is_mixture, mixture_named

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from coolfusion.backends.source import Source
 from coolfusion.decoder import Decoder
 from coolfusion.errors import PromptError, SourceError, UsageError
 from coolfusion.evaluation.likelihood import log_likelihoods, mean, source_weights
@@ -29,7 +30,6 @@ from coolfusion.evaluation.tasks import Row
 from coolfusion.mixture.recipe import Mixture, make_mixture
 from coolfusion.recipe import Recipe, Request
 from coolfusion.response import FUSED, Ranking, candidates_of, rerank
-from coolfusion.sources import Source
 from coolfusion.stepwise import Stepwise
 from coolfusion.tokenization.prompts import Prompt, prompt_for, prompts_among
 from coolfusion.types import Generation, StopReason

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from coolfusion.asking import AskDistributions, Talk, together
-from coolfusion.backend import Distributions, Query
+from coolfusion.backends.base import Distributions, Query
+from coolfusion.backends.source import Source
 from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.mixture.state import MixtureState
-from coolfusion.sources import Source
 from coolfusion.types import Usage
 from coolfusion.weights import PromptPrior, PromptReading, read_prompt
 

@@ -19,14 +19,14 @@ from typing import Any, TypeAlias, final
 import numpy as np
 
 from coolfusion.asking import AskDistributions, Talk
-from coolfusion.backend import Distributions, Query, Sampling
+from coolfusion.backends.base import Distributions, Query
+from coolfusion.backends.sampling import Sampling, draw, pick
+from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
 from coolfusion.mixing import MixingRule, mixed
 from coolfusion.mixture.deciding import decide
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState, shares
-from coolfusion.picking import draw, pick
-from coolfusion.sources import Source
 from coolfusion.state import sampling_of
 from coolfusion.tokenization.covers import (
     END,

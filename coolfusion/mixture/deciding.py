@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coolfusion.backend import Sampling
-from coolfusion.picking import noise
+from coolfusion.backends.sampling import Sampling, noise
 from coolfusion.types import Floats
 
 

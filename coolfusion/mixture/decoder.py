@@ -15,6 +15,7 @@ from typing import TypeVar, final
 import numpy as np
 
 from coolfusion.asking import Talk
+from coolfusion.backends.source import Source, check_byte_faithful, check_names, encoded_prompts
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.mixture.answering import weigh
 from coolfusion.mixture.committing import Turn, commit
@@ -24,8 +25,6 @@ from coolfusion.recall import Recall
 from coolfusion.recipe import Request
 from coolfusion.reranking import uniform
 from coolfusion.rounds import Rounds, hold
-from coolfusion.sources import Source, check_byte_faithful, check_names
-from coolfusion.state import encoded_prompts
 from coolfusion.stepwise import Stepwise, on_several_devices
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason

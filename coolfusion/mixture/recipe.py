@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from coolfusion.backends.source import Source
 from coolfusion.errors import UsageError
 from coolfusion.mixing import Arithmetic, MixingRule, TopKUnion, mixing_named
 from coolfusion.mixture.bytewise import ByteRoute
@@ -13,7 +14,6 @@ from coolfusion.mixture.route import Route
 from coolfusion.mixture.tokens import DrawnTokenRoute, TokenRoute
 from coolfusion.mixture.union import UnionRoute
 from coolfusion.mixture.vocabulary import vocabulary_difference
-from coolfusion.sources import Source
 from coolfusion.strategies import route_named
 from coolfusion.weights import PromptPrior, prior_named
 

@@ -23,15 +23,15 @@ from typing import final
 import numpy as np
 
 from coolfusion.asking import Talk
-from coolfusion.backend import Distributions, Sampling
+from coolfusion.backends.base import Distributions
+from coolfusion.backends.sampling import Sampling, draw, filtered, pick
+from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
 from coolfusion.mixing import MixingRule, mixed
 from coolfusion.mixture.answering import ask_next, spent
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState, shares, voters
 from coolfusion.mixture.vocabulary import Vocabulary
-from coolfusion.picking import draw, filtered, pick
-from coolfusion.sources import Source
 from coolfusion.state import sampling_of
 from coolfusion.types import Floats, Usage
 

@@ -20,15 +20,15 @@ from typing import Final, TypeAlias, final
 import numpy as np
 
 from coolfusion.asking import Talk
-from coolfusion.backend import Distributions
+from coolfusion.backends.base import Distributions
+from coolfusion.backends.sampling import log_total, pick
+from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
 from coolfusion.mixing import Arithmetic, TopKUnion, likeliest, mixed
 from coolfusion.mixture.answering import ask_next, spent
 from coolfusion.mixture.route import Stretch
 from coolfusion.mixture.state import MixtureState, shares, voters
 from coolfusion.mixture.vocabulary import Vocabulary
-from coolfusion.picking import log_total, pick
-from coolfusion.sources import Source
 from coolfusion.state import sampling_of
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.canonical import Canonical, extend

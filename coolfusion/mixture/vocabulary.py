@@ -8,9 +8,9 @@ from typing import Final, final
 
 import numpy as np
 
+from coolfusion.backends.sampling import log_total
+from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
-from coolfusion.picking import log_total
-from coolfusion.sources import Source
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.utf8 import goes_on
 from coolfusion.types import Floats, Ints

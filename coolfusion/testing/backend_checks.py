@@ -1,4 +1,4 @@
-"""The laws of ``coolfusion.backend.Backend``, tried on any implementation in seconds."""
+"""The laws of ``coolfusion.backends.base.Backend``, tried on any implementation in seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coolfusion.backend import Backend, DistributionBackend, Query, Sampling, Scores
+from coolfusion.backends.base import (
+    Backend,
+    DistributionBackend,
+    Query,
+    Scores,
+)
+from coolfusion.backends.sampling import Sampling
 from coolfusion.errors import CoolfusionError, SourceError
 from coolfusion.testing.conformance import ConformanceError, require, require_close
 

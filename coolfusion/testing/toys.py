@@ -10,8 +10,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.backends.source import Source
 from coolfusion.errors import UsageError
-from coolfusion.sources import Source
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 END = "<end>"

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.backends.source import Source
 from coolfusion.decoder import DEFAULT_SPECULATION, Decoder
 from coolfusion.evaluation.metrics import Metric, MetricError
 from coolfusion.evaluation.records import Outcome, Record
@@ -23,7 +24,6 @@ from coolfusion.evaluation.tasks import Row
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.fusion_options import check_recipe_options
 from coolfusion.recipe import Recipe, Request
-from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 from coolfusion.tuning.space import label
 from coolfusion.types import Floats

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from coolfusion.asking import together
-from coolfusion.backend import GREEDY
+from coolfusion.backends.sampling import GREEDY
+from coolfusion.backends.source import Source
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.evaluation.likelihood import mixture, source_weights
 from coolfusion.evaluation.metrics import Metric
@@ -33,7 +34,6 @@ from coolfusion.recall import Recall
 from coolfusion.recipe import Recipe
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, score
-from coolfusion.sources import Source
 from coolfusion.tokenization.alignment import ratified_cuts
 from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.canonical import Canonical, extend

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from coolfusion.backends.source import Source
 from coolfusion.decoder import DEFAULT_SPECULATION
 from coolfusion.evaluation.records import Record
 from coolfusion.evaluation.systems import PromptOf
 from coolfusion.evaluation.tasks import Row, Task
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.speculation import Speculation
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.tuning.objectives import Answers, Objective, recipe_of

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.errors import ContextLengthError
 from coolfusion.reranking import ScoreTable, mean_nll

@@ -7,6 +7,7 @@ from functools import lru_cache
 import pytest
 
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.backends.source import Source
 from coolfusion.reranking import (
     RERANKERS,
     Reranker,
@@ -16,7 +17,6 @@ from coolfusion.reranking import (
     weighted,
     without_outliers,
 )
-from coolfusion.sources import Source
 from coolfusion.testing import (
     check_backend,
     check_boundary,

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from coolfusion.backend import Distributions, Query, Scores
+from coolfusion.backends.base import Distributions, Query, Scores
 from coolfusion.backends.huggingface import EncoderDecoderBackend, encoder_decoder
-from coolfusion.backends.huggingface.decoder_passes import MAX_BRANCHES, DecoderPasses
+from coolfusion.backends.huggingface.seq2seq_passes import MAX_BRANCHES, DecoderPasses
 from coolfusion.errors import ContextLengthError, NonFiniteError, SourceError, UsageError
 from coolfusion.testing import check_backend
 from tests.encoder_decoders import CONFIGS, OTHERS, make_model, model_of

@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from coolfusion.backend import Query, Scores
 from coolfusion.backends import token_tree
+from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.huggingface import TransformersBackend, packed
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.errors import NonFiniteError, UsageError
@@ -102,7 +102,7 @@ def test_laws(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     step = getattr(chosen, "_step", None)
     packs = isinstance(chosen, packed.PackedPasses)
     monkeypatch.setattr(
-        "coolfusion.backends.huggingface.backend._choose_passes",
+        "coolfusion.backends.huggingface.causal._choose_passes",
         lambda *_: packed.PackedPasses(model, 2) if packs else SnapshotPasses(model, step),
     )
     check_backend(lambda: TransformersBackend(model), tolerance=2e-4)

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coolfusion.backend import Distributions, Query, Sampling
+from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.backends.sampling import Sampling, draw, pick
+from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
 from coolfusion.mixing import Arithmetic, Geometric, MixingRule, mixed
 from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.mixture.recipe import Mixture
 from coolfusion.mixture.vocabulary import Vocabulary
-from coolfusion.picking import draw, pick
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.state import sampling_of
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.covers import END, Covering

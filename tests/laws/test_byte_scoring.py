@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from coolfusion.backend import GREEDY
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.backends.sampling import GREEDY
+from coolfusion.backends.source import Source
 from coolfusion.byte_scoring import AFTER_A_SEGMENT, ByteScorer
 from coolfusion.decoder import Decoder
 from coolfusion.errors import UsageError
@@ -19,7 +20,6 @@ from coolfusion.recall import Recall
 from coolfusion.recipe import Request, make_recipe
 from coolfusion.rounds import hold
 from coolfusion.scoring import ScoreRequest, SegmentScores, score
-from coolfusion.sources import Source
 from coolfusion.testing import toy_source, toy_tokenizer
 from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.tokenization.covers import END

@@ -12,9 +12,9 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coolfusion.backend import Query
+from coolfusion.backends.base import Query
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.sources import Source
+from coolfusion.backends.source import Source
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.covers import Cover, Covering
 from coolfusion.tokenization.prompts import Prompt

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Generation, Request, Sampling, Source, Step, StopReason
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
 from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.recipe import PRESETS
 from coolfusion.testing import toy_source

@@ -13,8 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coolfusion import Sampling, SourceError, UsageError
+from coolfusion.backends.sampling import (
+    draw,
+    filtered,
+    noise,
+    pick,
+)
 from coolfusion.mixing import RULES, Arithmetic, Geometric, TopKUnion, mixed, mixing_named
-from coolfusion.picking import draw, filtered, noise, pick
 
 NAMES = ("arithmetic", "geometric", "top_k_union(2)", "top_k_union")
 

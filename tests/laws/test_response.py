@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Sampling, Source, StopReason, UsageError
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
 from coolfusion.errors import SourceError
 from coolfusion.recipe import Recipe
 from coolfusion.reranking import RERANKERS, mean_nll

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Source, UsageError
 from coolfusion.asking import Ask, Talk, ask, together
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
 from coolfusion.batching import Limits
 from coolfusion.errors import SourceError
 from coolfusion.recall import Recall

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampling, Source
 from coolfusion.asking import Ask
-from coolfusion.backend import Query, Scores
+from coolfusion.backends.base import Query, Scores
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.guesses import Guess, look_up
 from coolfusion.measuring import Acceptance, Pace, expected_tokens

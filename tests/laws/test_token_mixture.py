@@ -30,8 +30,9 @@ from coolfusion import (
     read_trace,
     write_trace,
 )
-from coolfusion.backend import Distributions, Query
+from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.backends.sampling import filtered
 from coolfusion.builtin import builtin_paths
 from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.mixing import Arithmetic
@@ -40,7 +41,6 @@ from coolfusion.mixture.recipe import Mixture, make_mixture
 from coolfusion.mixture.tokens import DrawnTokenRoute, TokenRoute
 from coolfusion.mixture.union import UnionRoute
 from coolfusion.mixture.vocabulary import Vocabulary, vocabulary_difference
-from coolfusion.picking import filtered
 from coolfusion.testing import toy_source
 from coolfusion.testing.toys import END, toy_tokenizer
 from tests.laws.test_decoder import PROMPTS, Failing

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from coolfusion import Decoder, Request, Step, StopReason
-from coolfusion.backend import Sampling
+from coolfusion.backends.sampling import Sampling
 from coolfusion.state import State
 from coolfusion.testing import toy_source
 from coolfusion.trace import step_from_dict, step_to_dict

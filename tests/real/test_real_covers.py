@@ -11,11 +11,11 @@ import pytest
 import transformers
 
 from coolfusion.backends.huggingface import load_source
+from coolfusion.backends.source import Source
 from coolfusion.errors import LoadError
 from coolfusion.mixture.decoder import MixtureDecoder
 from coolfusion.mixture.recipe import make_mixture
 from coolfusion.recipe import Request
-from coolfusion.sources import Source
 from coolfusion.testing import HOSTILE_TEXTS
 from coolfusion.tokenization.covers import Covering
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer

@@ -164,7 +164,7 @@ def test_models_are_never_altered() -> None:
     ).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config = model.config.to_dict()
-    from coolfusion.backend import Query
+    from coolfusion.backends.base import Query
 
     TransformersBackend(model).score([Query((1, 2, 3), (4, 5)), Query((1, 2, 3), (6,))])
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -172,8 +172,8 @@ def test_models_are_never_altered() -> None:
 
 
 def test_an_interruption_leaves_no_wrong_answer_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coolfusion.backend import Query
-    from coolfusion.backends.huggingface.slots import SlotCache
+    from coolfusion.backends.base import Query
+    from coolfusion.backends.huggingface.kv_cache import SlotCache
 
     source = load_source(SUMS, "sums")
     prefix, first, second = (5, 6, 7, 8), (9, 10), (11, 12, 13)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from coolfusion.backend import Query, Sampling
+from coolfusion.backends.base import Query
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.backends.sampling import Sampling, pick
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
-from coolfusion.picking import pick
 
 
 def test_bigram_by_hand() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 import transformers
 
-from coolfusion.backends.huggingface.backend import TransformersBackend
-from coolfusion.backends.huggingface.encoder_decoder import EncoderDecoderBackend
-from coolfusion.backends.huggingface.encoder_decoder_tokenizer import EncoderDecoderTokenizer
+from coolfusion.backends.huggingface.causal import TransformersBackend
+from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
+from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
+from coolfusion.backends.source import Source
 from coolfusion.errors import CoolfusionError, LoadError, PromptError
-from coolfusion.sources import Source
 from coolfusion.tokenization.huggingface import ChatTemplate, HuggingFaceTokenizer
 from coolfusion.tokenization.prompts import Message
 

@@ -15,12 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coolfusion.backend import Query
-from coolfusion.backends.huggingface.picking import Answer, Read, charged, read_scores
-from coolfusion.backends.huggingface.places import Places
-from coolfusion.backends.huggingface.slots import SlotCache, Writing
-from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
-from coolfusion.backends.token_tree import Node, Plan
+from coolfusion.backends.base import Query
+from coolfusion.backends.huggingface.cache_rows import Places
+from coolfusion.backends.huggingface.kv_cache import SlotCache, Writing
+from coolfusion.backends.huggingface.logits import (
+    Answer,
+    Read,
+    charged,
+    read_scores,
+)
+from coolfusion.backends.huggingface.probing import check_ids, vocab_size
+from coolfusion.backends.huggingface.token_tree import Node, Plan
 from coolfusion.types import Ints
 
 DENSE = 2  # a pass includes idle rows if they make it no more than so many times as large

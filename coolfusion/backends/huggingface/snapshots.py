@@ -16,9 +16,9 @@ from typing import Any, final
 
 import torch
 
-from coolfusion.backend import Query
-from coolfusion.backends.huggingface.picking import Answer, Read, charged
-from coolfusion.backends.huggingface.vocabulary import check_ids, vocab_size
+from coolfusion.backends.base import Query
+from coolfusion.backends.huggingface.logits import Answer, Read, charged
+from coolfusion.backends.huggingface.probing import check_ids, vocab_size
 
 MAX_SNAPSHOTS = 8
 

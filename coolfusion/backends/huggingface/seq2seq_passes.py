@@ -18,9 +18,9 @@ from torch.nn.functional import pad
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from coolfusion.backend import Query
+from coolfusion.backends.base import Query
+from coolfusion.backends.huggingface.logits import Answer, Read, charged
 from coolfusion.backends.huggingface.packed import PADDING
-from coolfusion.backends.huggingface.picking import Answer, Read, charged
 
 MAX_BRANCHES = 4  # decoder texts after one encoder input that stay cached
 FORBIDDEN = -1e9  # the logit of an id that a model's generation settings rule out

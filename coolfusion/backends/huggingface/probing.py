@@ -1,4 +1,7 @@
-"""Answering queries by passes through a model: drafts made of scores, and ways that are found by trying."""
+"""Answering queries by passes through a model: drafts made of scores, and ways that are found by trying.
+
+Which ids a model takes in; one outside its embedding would bring a GPU process down.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
-from coolfusion.backend import Query, Scores
-from coolfusion.backends.huggingface.picking import Answer, Read, read_scores
+from coolfusion.backends.base import Query, Scores
+from coolfusion.backends.huggingface.logits import Answer, Read, read_scores
+from coolfusion.errors import SourceError
 
 
 class Passes(Protocol):
@@ -85,3 +89,17 @@ def _longer(so_far: Scores, step: Scores) -> Scores:
         so_far.num_forwarded + step.num_forwarded,
         so_far.num_passes + step.num_passes,
     )
+
+
+def vocab_size(config: Any) -> int:
+    """Number of ids of a model, from its configuration."""
+    return int(config.get_text_config().vocab_size)
+
+
+def check_ids(ids: Sequence[int], size: int) -> None:
+    """Raise ``SourceError`` unless all ids lie below ``size``."""
+    if ids and (min(ids) < 0 or max(ids) >= size):
+        raise SourceError(
+            f"An id lies outside the model's vocabulary of {size} (ids {min(ids)} to {max(ids)}). "
+            "The tokenizer does not belong to this model."
+        )

@@ -7,11 +7,36 @@ keep their numbers elsewhere have one of their own, with noise of their own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from coolfusion.backend import Sampling
 from coolfusion.types import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a source picks its next token.
+
+    Temperature 0 is greedy. Otherwise the pick is the argmax of the filtered, tempered
+    log-probabilities plus Gumbel noise that is a function of (seed, position) alone, so
+    that a pick never depends on how or when it was computed.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether picks are plain argmaxes."""
+        return self.temperature == 0.0
+
+
+GREEDY = Sampling()
+
 
 _OF_DRAWS = 1  # tells the noise of ``draw`` from that of ``pick``
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from coolfusion.backend import Distributions, Query, Sampling, Scores
+from coolfusion.backends.base import Distributions, Query, Scores
+from coolfusion.backends.sampling import Sampling
 from coolfusion.errors import NonFiniteError
 
 Answer = TypeVar("Answer", bound=Scores | Distributions)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-from coolfusion.backend import Query
-from coolfusion.backends.huggingface.slots import SlotCache
-from coolfusion.backends.token_tree import Row
+from coolfusion.backends.base import Query
+from coolfusion.backends.huggingface.kv_cache import SlotCache
+from coolfusion.backends.huggingface.token_tree import Row
 
 SPARE_ROWS = 4  # texts that keep their cache even when they are asked about one by one
 IDLE = 64  # calls after which a row may be dropped

@@ -15,28 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a source picks its next token.
-
-    Temperature 0 is greedy. Otherwise the pick is the argmax of the filtered, tempered
-    log-probabilities plus Gumbel noise that is a function of (seed, position) alone, so
-    that a pick never depends on how or when it was computed.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether picks are plain argmaxes."""
-        return self.temperature == 0.0
-
-
-GREEDY = Sampling()
+from coolfusion.backends.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True, slots=True)

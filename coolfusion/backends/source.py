@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from coolfusion.backend import Backend, DistributionBackend
-from coolfusion.errors import SourceError, UsageError
+from coolfusion.backends.base import Backend, DistributionBackend
+from coolfusion.errors import PromptError, SourceError, UsageError
 from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -76,3 +77,27 @@ def as_source_error(error: Exception) -> SourceError:
     wrapped = SourceError(f"{type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def encoded_prompts(sources: Sequence[Source], prompt: Prompt) -> tuple[tuple[int, ...], ...]:
+    """Every source's ids of its own prompt, with room for at least one more token.
+
+    Raises ``PromptError`` for a prompt that some source cannot take, and for names in it that
+    are not the sources'.
+    """
+    check_prompt_names(prompt, [source.name for source in sources])
+    encoded = []
+    for source in sources:
+        ids = source.tokenizer.encode_prompt(prompt_for(prompt, source.name))
+        limit = source.backend.context_length
+        if not ids:
+            raise PromptError(
+                f'The prompt has no tokens for source "{source.name}". Give some text.'
+            )
+        if limit is not None and len(ids) >= limit:
+            raise PromptError(
+                f'The prompt has {len(ids)} tokens for source "{source.name}", whose context window '
+                f"holds {limit}. Shorten the prompt or leave that source out."
+            )
+        encoded.append(ids)
+    return tuple(encoded)

@@ -13,16 +13,16 @@ from typing import Any, final
 
 import torch
 
-from coolfusion.backend import Distributions, Query, Scores
-from coolfusion.backends.huggingface.answering import (
+from coolfusion.backends.base import Distributions, Query, Scores
+from coolfusion.backends.huggingface.logits import read_distributions, read_scores
+from coolfusion.backends.huggingface.probing import (
     agrees,
+    check_ids,
     drafted,
     length_limit,
     spelled,
 )
-from coolfusion.backends.huggingface.decoder_passes import MAX_BRANCHES, DecoderPasses, Ids
-from coolfusion.backends.huggingface.picking import read_distributions, read_scores
-from coolfusion.backends.huggingface.vocabulary import check_ids
+from coolfusion.backends.huggingface.seq2seq_passes import MAX_BRANCHES, DecoderPasses, Ids
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 DEFAULT_INPUTS = 64
@@ -85,7 +85,7 @@ class Sides:
 
 @final
 class EncoderDecoderBackend:
-    """Any ``AutoModelForSeq2SeqLM`` behind the seam of ``coolfusion.backend``.
+    """Any ``AutoModelForSeq2SeqLM`` behind the seam of ``coolfusion.backends.base``.
 
     The model must be in evaluation mode and is never altered. Ids are those of the decoder; the
     encoder's come first in a prefix, as ``sides.join`` writes them, and are never continued.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from coolfusion.backends.token_tree import Move
+from coolfusion.backends.huggingface.token_tree import Move
 
 CHUNK = 256  # slots by which a buffer grows
 

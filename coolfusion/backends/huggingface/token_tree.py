@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from coolfusion.backend import Query
+from coolfusion.backends.base import Query
 
 REACH = 24  # tokens at the end of a text that stay in the tree, where branches leave them
 ROOM = 64  # slots of the tree, from which on it is folded into the trunk

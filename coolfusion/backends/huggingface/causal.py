@@ -11,18 +11,18 @@ from typing import Any, final
 
 import torch
 
-from coolfusion.backend import Distributions, Query, Scores
-from coolfusion.backends.huggingface.answering import (
+from coolfusion.backends.base import Distributions, Query, Scores
+from coolfusion.backends.huggingface.logits import read_distributions, read_scores
+from coolfusion.backends.huggingface.packed import PackedPasses
+from coolfusion.backends.huggingface.probing import (
     Passes,
     agrees,
     drafted,
     length_limit,
     spelled,
+    vocab_size,
 )
-from coolfusion.backends.huggingface.packed import PackedPasses
-from coolfusion.backends.huggingface.picking import read_distributions, read_scores
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
-from coolfusion.backends.huggingface.vocabulary import vocab_size
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 DEFAULT_ROWS = 64
@@ -30,7 +30,7 @@ DEFAULT_ROWS = 64
 
 @final
 class TransformersBackend:
-    """Any ``AutoModelForCausalLM`` behind the seam of ``coolfusion.backend``.
+    """Any ``AutoModelForCausalLM`` behind the seam of ``coolfusion.backends.base``.
 
     The model must be in evaluation mode and is never altered. ``max_rows`` bounds how many
     texts keep their keys and values between calls.
