@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from benchmarks.word_problems import Problem
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.evaluation import Task, make_task, metric_named
 from coolfusion.merging import Merge, merge
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.recipe import Request
 from coolfusion.swarm import Answering, Experts, Plan, TaskMeasure, Utility, swarm
 from coolfusion.types import Generation
 

@@ -32,10 +32,10 @@ from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.mixture.options import Mixture, make_mixture
+from coolfusion.decoding.request import Request
 from coolfusion.evaluation.statistics import bootstrap_interval
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import Mixture, make_mixture
-from coolfusion.recipe import Request
 from coolfusion.types import Generation
 
 MAX_NEW_TOKENS = 100

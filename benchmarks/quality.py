@@ -19,10 +19,11 @@ from benchmarks.word_problems import Problem, extract_answer, generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoder import Decoder
-from coolfusion.ending import END_RULES
-from coolfusion.recipe import PRESETS, Recipe, Request
-from coolfusion.reranking import RERANKERS, lead, without_outliers
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.end_rules import END_RULES
+from coolfusion.decoding.segments.recipe import PRESETS, Recipe
+from coolfusion.decoding.segments.rerankers import RERANKERS, lead, without_outliers
 from coolfusion.types import Generation
 
 SEEDS = {"dev": 2, "test": 3}

@@ -28,10 +28,11 @@ from benchmarks.word_problems import Problem, extract_answer, generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.recipe import PRESETS, Recipe, make_recipe
 from coolfusion.evaluation import Plan, Report, evaluate, make_task
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
-from coolfusion.recipe import PRESETS, Recipe, Request, make_recipe
 
 SEEDS = {"dev": 2, "test": 3}
 REQUEST = Request(max_new_tokens=120)

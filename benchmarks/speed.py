@@ -33,8 +33,8 @@ from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoder import Decoder
-from coolfusion.recipe import Request
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.types import Generation
 
 AGREES, ARGUES = 0.2, 0.7  # noise on a copy's weights: few, or half, of the segments contested

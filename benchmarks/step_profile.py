@@ -26,11 +26,11 @@ from benchmarks.word_problems import generate
 from coolfusion.backends.huggingface import TransformersBackend, load_source, packed
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoder import Decoder
-from coolfusion.recall import Recall
-from coolfusion.recipe import Request
-from coolfusion.rounds import Rounds
-from coolfusion.speculation import Speculation
+from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.scheduler import Rounds
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.speculation import Speculation
 
 TENSORS = ("models", "tensors in and out")
 PYTHON = ("cache planning", "memory of answers", "tokenizers", "loop")

@@ -24,12 +24,13 @@ import transformers
 from benchmarks._results import finish, table
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.answers.rerank import rerank_answers
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.recipe import Recipe, make_recipe
 from coolfusion.errors import SourceError
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.statistics import bootstrap_interval
-from coolfusion.recipe import Recipe, Request, make_recipe
-from coolfusion.response import rerank_answers
 
 FUSED = ("stories260K", "babyllama-361")
 OUTSIDER = "llama2xs-260K"

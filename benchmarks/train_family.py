@@ -41,8 +41,8 @@ from benchmarks.train_builtin import (
 )
 from benchmarks.word_problems import generate
 from coolfusion.backends.huggingface import load_source
+from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.merging import Adapter, Merge, merge
-from coolfusion.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

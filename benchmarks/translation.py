@@ -27,14 +27,15 @@ from benchmarks._results import finish, table
 from benchmarks.translation_task import ACTORS, Pair, Style, held_out, sentences
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.answers.rerank import own_answers, rerank_answers
+from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.mixture.options import Mixture
+from coolfusion.decoding.mixture.rules import Arithmetic, Geometric
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.recipe import PRESETS, make_recipe
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
-from coolfusion.mixing import Arithmetic, Geometric
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import Mixture
-from coolfusion.recipe import PRESETS, Request, make_recipe
-from coolfusion.response import own_answers, rerank_answers
-from coolfusion.stepwise import Stepwise
 from coolfusion.testing.toys import END, toy_tokenizer
 from coolfusion.tokenization.prompts import Prompt
 

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     )
     from coolfusion.backends.sampling import Sampling
     from coolfusion.backends.source import Source
-    from coolfusion.decoder import Decoder
+    from coolfusion.decoding.request import Request
+    from coolfusion.decoding.segments.decoder import Decoder
+    from coolfusion.decoding.segments.recipe import Recipe
+    from coolfusion.decoding.segments.rerankers import Reranker, ScoreTable
+    from coolfusion.decoding.segments.speculation import Speculation
+    from coolfusion.decoding.segments.state import State
     from coolfusion.errors import (
         CoolfusionError,
         LoadError,
@@ -35,10 +40,6 @@ if TYPE_CHECKING:
         UsageError,
     )
     from coolfusion.fusion import FusionModel
-    from coolfusion.recipe import Recipe, Request
-    from coolfusion.reranking import Reranker, ScoreTable
-    from coolfusion.speculation import Speculation
-    from coolfusion.state import State
     from coolfusion.tokenization.base import Tokenizer
     from coolfusion.tokenization.boundaries import Boundary
     from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
@@ -50,7 +51,7 @@ _HOME = {
     "Boundary": "tokenization.boundaries",
     "Candidate": "types",
     "CoolfusionError": "errors",
-    "Decoder": "decoder",
+    "Decoder": "decoding.segments.decoder",
     "DistributionBackend": "backends.base",
     "Distributions": "backends.base",
     "FusionModel": "fusion",
@@ -60,16 +61,16 @@ _HOME = {
     "LossyTokenizerError": "errors",
     "PromptError": "errors",
     "Query": "backends.base",
-    "Recipe": "recipe",
-    "Request": "recipe",
-    "Reranker": "reranking",
+    "Recipe": "decoding.segments.recipe",
+    "Request": "decoding.request",
+    "Reranker": "decoding.segments.rerankers",
     "Sampling": "backends.sampling",
-    "ScoreTable": "reranking",
+    "ScoreTable": "decoding.segments.rerankers",
     "Scores": "backends.base",
     "Source": "backends.source",
     "SourceError": "errors",
-    "Speculation": "speculation",
-    "State": "state",
+    "Speculation": "decoding.segments.speculation",
+    "State": "decoding.segments.state",
     "Step": "types",
     "StopReason": "types",
     "Tokenizer": "tokenization.base",

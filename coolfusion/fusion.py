@@ -8,28 +8,29 @@ from pathlib import Path
 from typing import Any, final
 
 from coolfusion.backends.source import Source
-from coolfusion.batching import MAX_ROWS, MAX_TOKENS
-from coolfusion.beam import BeamSearch, Ranked
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoder import DEFAULT_SPECULATION, Decoder
-from coolfusion.ending import EndRule
+from coolfusion.decoding.batching import MAX_ROWS, MAX_TOKENS
+from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.mixture.options import Mixture
+from coolfusion.decoding.mixture.rules import MixingRule
+from coolfusion.decoding.request import request
+from coolfusion.decoding.segments.beam import BeamSearch, Ranked
+from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, Decoder
+from coolfusion.decoding.segments.end_rules import EndRule
+from coolfusion.decoding.segments.gates import Budget, Gate
+from coolfusion.decoding.segments.recipe import Recipe
+from coolfusion.decoding.segments.rerankers import Reranker
+from coolfusion.decoding.segments.speculation import Speculation
+from coolfusion.decoding.source_weights import PromptPrior
 from coolfusion.errors import UsageError
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.fusion_file import settled_options
-from coolfusion.fusion_options import check_fusion_options, one_each, request
-from coolfusion.gates import Budget, Gate
-from coolfusion.mixing import MixingRule
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import Mixture
-from coolfusion.recipe import Recipe
-from coolfusion.reranking import Reranker
-from coolfusion.speculation import Speculation
-from coolfusion.stepwise import Stepwise
+from coolfusion.fusion_options import check_fusion_options, one_each
 from coolfusion.strategies import MIXTURE, SEGMENTS, strategy_named
 from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step
-from coolfusion.weights import PromptPrior
 
 Progress = Callable[[str, int, int], None]
 

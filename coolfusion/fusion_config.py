@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from coolfusion.backends.source import check_names
+from coolfusion.decoding.mixture.options import route_named
+from coolfusion.decoding.mixture.rules import mixing_named
+from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.errors import UsageError
-from coolfusion.mixing import mixing_named
-from coolfusion.recipe import make_recipe
 from coolfusion.strategies import (
     MIXTURE,
     check_mixture_options,
     check_segments_options,
-    route_named,
     strategy_named,
 )
 

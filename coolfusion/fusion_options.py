@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import check_names
 from coolfusion.builtin import builtin_paths
+from coolfusion.decoding.mixture.options import Mixture, make_mixture
+from coolfusion.decoding.mixture.rules import MixingRule
+from coolfusion.decoding.segments.recipe import Recipe, make_recipe
+from coolfusion.decoding.segments.rerankers import weights_named
 from coolfusion.errors import UsageError
-from coolfusion.mixing import MixingRule
-from coolfusion.mixture.recipe import Mixture, make_mixture
-from coolfusion.notation import weights_named
-from coolfusion.recipe import Recipe, Request, make_recipe
-from coolfusion.strategies import MIXTURE, SEGMENTS, check_mixture_options, strategy_named
+from coolfusion.strategies import (
+    MIXTURE,
+    SEGMENTS,
+    check_mixture_options,
+    strategy_named,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +85,6 @@ def check_recipe_options(
     if missing:
         raise UsageError(f'There is no weight for source "{missing[0]}". Give one to each.')
     return labels, make_recipe(weights=weights, lead_source=lead, **parts)
-
-
-def request(
-    *,
-    max_new_tokens: int = 256,
-    stop: str | Sequence[str] = (),
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
-    max_segment_tokens: int | None = None,
-    on_source_error: str = "drop",
-) -> Request:
-    """A ``Request`` from the keyword arguments that generation methods take."""
-    return Request(
-        max_new_tokens=max_new_tokens,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        sampling=Sampling(temperature, top_k, top_p, seed),
-        max_segment_tokens=max_segment_tokens,
-        on_source_error=on_source_error,
-    )
 
 
 def one_each(value: Any, count: int, what: str) -> list[Any]:

@@ -10,7 +10,7 @@ from coolfusion.errors import UsageError
 SEGMENTS: Final = "segments"
 MIXTURE: Final = "mixture"
 STRATEGIES: Final = (SEGMENTS, MIXTURE)
-ROUTES: Final = ("auto", "tokens", "bytes")
+
 
 # Options of one strategy that mean nothing to the other, by keyword.
 SEGMENTS_ONLY: Final[Mapping[str, str]] = {
@@ -37,13 +37,6 @@ def strategy_named(name: str) -> str:
     """The strategy of that name. Raises ``UsageError`` for one that does not exist."""
     if name not in STRATEGIES:
         raise UsageError(f'There is no strategy "{name}". Choose one of {", ".join(STRATEGIES)}.')
-    return name
-
-
-def route_named(name: str) -> str:
-    """The route of that name. Raises ``UsageError`` for one that does not exist."""
-    if name not in ROUTES:
-        raise UsageError(f'There is no route "{name}". Choose one of {", ".join(ROUTES)}.')
     return name
 
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from hypothesis import strategies as st
 
-from coolfusion.reranking import ScoreTable, uniform
+from coolfusion.decoding.segments.rerankers import ScoreTable
+from coolfusion.decoding.source_weights import uniform
 from coolfusion.testing import HOSTILE_TEXTS
 from coolfusion.types import Step
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from coolfusion.backends.base import Backend, DistributionBackend
-from coolfusion.errors import PromptError, SourceError, UsageError
+from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
-
-Row = TypeVar("Row")
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +49,6 @@ def check_byte_faithful(sources: Sequence[Source], done: str) -> None:
                 "gives no whole next-token distributions (it has no method distributions). Fuse it by "
                 "segments scored by tokens, or leave it out."
             )
-
-
-def isolated(
-    call: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]
-) -> list[Answer | SourceError]:
-    """Answers to a batch of rows, in which a failing row fails alone.
-
-    Calls have value semantics, so a batch that fails is simply asked again row by row.
-    """
-    try:
-        return list(call(rows))
-    except Exception as error:
-        if len(rows) == 1:
-            return [as_source_error(error)]
-    return [answer for row in rows for answer in isolated(call, [row])]
-
-
-def as_source_error(error: Exception) -> SourceError:
-    """The error itself if it is a source's, else one that carries its type and message."""
-    if isinstance(error, SourceError):
-        return error
-    wrapped = SourceError(f"{type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
 
 
 def encoded_prompts(sources: Sequence[Source], prompt: Prompt) -> tuple[tuple[int, ...], ...]:

@@ -18,8 +18,8 @@ from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from coolfusion.backends.sampling import Sampling
+    from coolfusion.decoding.request import Request
     from coolfusion.evaluation import Plan, Report
-    from coolfusion.recipe import Request
 
 HARNESS = "lm_eval:"
 # Options that change no answer; a resumed run must have the same of all others.

@@ -18,8 +18,8 @@ from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
 
 if TYPE_CHECKING:
+    from coolfusion.decoding.decoder import Stepwise
     from coolfusion.fusion import FusionModel
-    from coolfusion.stepwise import Stepwise
     from coolfusion.tokenization.prompts import Prompt
 
 
@@ -83,7 +83,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate and return the exit code."""
-    from coolfusion.beam import BeamSearch
+    from coolfusion.decoding.segments.beam import BeamSearch
 
     _check(arguments)
     request = options.request_of(arguments)

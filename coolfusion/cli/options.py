@@ -10,8 +10,8 @@ from coolfusion.cli.strategy import strategy_options
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
+    from coolfusion.decoding.request import Request
     from coolfusion.fusion import FusionModel
-    from coolfusion.recipe import Request
 
 # Keys of a fusion file whose options have other names.
 _OPTION_OF = {"models": "model"}
@@ -181,7 +181,7 @@ def recipe_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def request_of(arguments: argparse.Namespace) -> Request:
     """The request that the options describe. Raises ``UsageError`` for impossible limits."""
-    from coolfusion.fusion_options import request
+    from coolfusion.decoding.request import request
 
     return request(
         max_new_tokens=arguments.max_new_tokens,

@@ -17,8 +17,8 @@ from coolfusion.cli.terminal import result_dict, say
 from coolfusion.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
+    from coolfusion.decoding.request import Request
     from coolfusion.fusion import FusionModel
-    from coolfusion.recipe import Request
     from coolfusion.tokenization.prompts import OwnPrompt, Prompt
 
 

@@ -174,7 +174,7 @@ def _tuned(
     arguments: argparse.Namespace, task: Task, plan: TuningPlan, base: FusionConfig
 ) -> TuningReport:
     """The report; every finished row of every trial is in the folder before the next begins."""
-    from coolfusion.decoder import DEFAULT_SPECULATION
+    from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION
     from coolfusion.evaluation import Record
     from coolfusion.tuning import tune
 

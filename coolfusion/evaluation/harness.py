@@ -24,7 +24,8 @@ from lm_eval.api.registry import register_model
 
 from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.evaluation.harness_text import (
     context_of,
@@ -36,7 +37,6 @@ from coolfusion.evaluation.harness_text import (
 )
 from coolfusion.evaluation.likelihood import combination_named, log_likelihoods, source_weights
 from coolfusion.fusion import FusionModel
-from coolfusion.recipe import Request
 from coolfusion.types import Floats
 
 

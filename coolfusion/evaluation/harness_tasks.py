@@ -12,14 +12,14 @@ from urllib.parse import quote
 import lm_eval
 from lm_eval.tasks import TaskManager
 
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.answers.rerank import FUSED
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.harness import CoolfusionLM
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import Report, report_on
 from coolfusion.evaluation.tasks import Row, Task
-from coolfusion.response import FUSED
 
 Progress = Callable[[str, int, int], None]
 

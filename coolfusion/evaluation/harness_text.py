@@ -9,9 +9,9 @@ from typing import Any
 
 from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import Source
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.errors import PromptError, UsageError
-from coolfusion.recipe import Request
 from coolfusion.tokenization.prompts import Message, OwnPrompt
 
 MESSAGES = "\x00messages\x00"  # begins a context that holds chat messages

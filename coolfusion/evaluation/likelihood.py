@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from coolfusion.asking import together
 from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
+from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.scheduler import hold, together
+from coolfusion.decoding.segments.scoring import ScoreRequest, SegmentScores, score
+from coolfusion.decoding.source_weights import uniform
 from coolfusion.errors import SourceError, UsageError
-from coolfusion.recall import Recall
-from coolfusion.reranking import uniform
-from coolfusion.rounds import hold
-from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.types import Floats
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coolfusion.backends.sampling import Sampling
+from coolfusion.decoding.answers.rerank import FUSED
+from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric, metric_named
 from coolfusion.evaluation.systems import SYSTEMS, is_mixture, mixture_named
 from coolfusion.evaluation.tasks import Task
-from coolfusion.recipe import Recipe
-from coolfusion.response import FUSED
 
 SAMPLED = Sampling(temperature=0.7)  # as arXiv 2203.11171 samples its largest models
 

@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.answers.rerank import FUSED, sample_requests
+from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.errors import UsageError
 from coolfusion.evaluation import systems
 from coolfusion.evaluation.metrics import Metric, MetricError
@@ -17,10 +21,6 @@ from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import Report, judge, report_on
 from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
 from coolfusion.evaluation.tasks import Row, Task
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.recipe import Request
-from coolfusion.response import FUSED, sample_requests
-from coolfusion.stepwise import Stepwise
 from coolfusion.types import Floats
 
 Progress = Callable[[str, int, int], None]

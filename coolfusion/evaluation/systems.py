@@ -22,18 +22,24 @@ from typing import Any
 import numpy as np
 
 from coolfusion.backends.source import Source
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.answers.rerank import (
+    FUSED,
+    Ranking,
+    candidates_of,
+    rerank,
+)
+from coolfusion.decoding.answers.vote import majority_vote
+from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.mixture.options import Mixture, make_mixture
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.errors import PromptError, SourceError, UsageError
 from coolfusion.evaluation.likelihood import log_likelihoods, mean, source_weights
 from coolfusion.evaluation.records import Outcome
 from coolfusion.evaluation.tasks import Row
-from coolfusion.mixture.recipe import Mixture, make_mixture
-from coolfusion.recipe import Recipe, Request
-from coolfusion.response import FUSED, Ranking, candidates_of, rerank
-from coolfusion.stepwise import Stepwise
 from coolfusion.tokenization.prompts import Prompt, prompt_for, prompts_among
 from coolfusion.types import Generation, StopReason
-from coolfusion.voting import majority_vote
 
 SYSTEMS = ("sources", "rerank", "cool_r", "self_consistency", "majority", FUSED)
 MIXED = "mixture"

@@ -16,12 +16,12 @@ from importlib import import_module
 from numbers import Real
 from typing import Any, Protocol
 
+from coolfusion.decoding.request import request
 from coolfusion.errors import CoolfusionError, NonFiniteError, UsageError
 from coolfusion.evaluation import Plan, Record, Row, Task, evaluate
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.plan import row_metrics
 from coolfusion.fusion import FusionModel
-from coolfusion.fusion_options import request
 from coolfusion.swarm.particle import BrokenParticleError, Particle
 from coolfusion.tokenization.prompts import Message, Prompt, prompt_for
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from coolfusion.reranking import Reranker, ScoreTable, Tally, uniform
+from coolfusion.decoding.segments.rerankers import Reranker, ScoreTable, Tally
+from coolfusion.decoding.source_weights import uniform
 from coolfusion.testing.conformance import require, require_close
 from coolfusion.types import Floats
 

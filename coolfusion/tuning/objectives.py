@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coolfusion.backends.source import Source
-from coolfusion.decoder import DEFAULT_SPECULATION, Decoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, Decoder
+from coolfusion.decoding.segments.recipe import Recipe
+from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.evaluation.metrics import Metric, MetricError
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import judge
@@ -23,8 +26,6 @@ from coolfusion.evaluation.systems import PromptOf, System, decoding
 from coolfusion.evaluation.tasks import Row
 from coolfusion.fusion_config import FusionConfig
 from coolfusion.fusion_options import check_recipe_options
-from coolfusion.recipe import Recipe, Request
-from coolfusion.speculation import Speculation
 from coolfusion.tuning.space import label
 from coolfusion.types import Floats
 

@@ -21,19 +21,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coolfusion.asking import together
 from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
+from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.scheduler import hold, together
+from coolfusion.decoding.segments.recipe import Recipe
+from coolfusion.decoding.segments.scoring import ScoreRequest, score
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.evaluation.likelihood import mixture, source_weights
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.systems import PromptOf, System
 from coolfusion.evaluation.tasks import Row
-from coolfusion.recall import Recall
-from coolfusion.recipe import Recipe
-from coolfusion.rounds import hold
-from coolfusion.scoring import ScoreRequest, score
 from coolfusion.tokenization.alignment import ratified_cuts
 from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.canonical import Canonical, extend

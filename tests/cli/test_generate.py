@@ -14,7 +14,7 @@ import pytest
 
 from coolfusion import FusionModel, read_trace
 from coolfusion.cli import main
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.segments.decoder import Decoder
 from coolfusion.errors import SourceError
 from coolfusion.types import StopReason
 from tests.cli.conftest import QUESTION, Run
@@ -243,6 +243,6 @@ def test_a_contest_that_nobody_could_score_is_explained(
         yield from ()
         raise SourceError("it broke")
 
-    monkeypatch.setattr("coolfusion.turns.score", broken)
+    monkeypatch.setattr("coolfusion.decoding.segments.decoder.score", broken)
     got = run("generate", "--explain", QUESTION)
     assert "it broke" in got.err

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.segments.decoder import Decoder
 from tests.cli.conftest import QUESTION, Run
 
 ROWS: list[Any] = [

@@ -11,8 +11,8 @@ import pytest
 
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.ngram import NgramBackend
+from coolfusion.decoding.segments.rerankers import ScoreTable, mean_nll
 from coolfusion.errors import ContextLengthError
-from coolfusion.reranking import ScoreTable, mean_nll
 from coolfusion.testing import (
     ConformanceError,
     check_backend,

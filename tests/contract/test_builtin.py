@@ -8,7 +8,7 @@ import pytest
 
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.source import Source
-from coolfusion.reranking import (
+from coolfusion.decoding.segments.rerankers import (
     RERANKERS,
     Reranker,
     lead,

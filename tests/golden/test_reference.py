@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Source
 from coolfusion.builtin import builtin_paths
-from coolfusion.recipe import PRESETS
+from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.testing.toys import toy_source
 from coolfusion.tokenization.boundaries import words
 from tests.reference import Voice, fuse

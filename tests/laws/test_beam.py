@@ -10,12 +10,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Recipe, Request, Sampling, Source, StopReason
-from coolfusion.beam import BeamSearch, Hypothesis
-from coolfusion.decoder import DEFAULT_SPECULATION
+from coolfusion.decoding.segments.beam import BeamSearch, Hypothesis
+from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION
+from coolfusion.decoding.segments.gates import Confidence
+from coolfusion.decoding.segments.recipe import PRESETS
+from coolfusion.decoding.segments.rerankers import (
+    calibrated,
+    leave_one_out,
+    mean_nll,
+    mixture,
+)
 from coolfusion.errors import SourceError, UsageError
-from coolfusion.gates import Confidence
-from coolfusion.recipe import PRESETS
-from coolfusion.reranking import calibrated, leave_one_out, mean_nll, mixture
 from tests.laws.test_decoder import PROMPTS, Failing, prompts, samplings, source_lists, toy
 from tests.strategies import said
 

@@ -14,13 +14,17 @@ from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.sampling import Sampling, draw, pick
 from coolfusion.backends.source import Source
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.mixture.options import Mixture
+from coolfusion.decoding.mixture.rules import (
+    Arithmetic,
+    Geometric,
+    MixingRule,
+    mixed,
+)
+from coolfusion.decoding.mixture.vocabulary import Vocabulary
+from coolfusion.decoding.request import Request, sampling_of
 from coolfusion.errors import SourceError
-from coolfusion.mixing import Arithmetic, Geometric, MixingRule, mixed
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import Mixture
-from coolfusion.mixture.vocabulary import Vocabulary
-from coolfusion.recipe import Request
-from coolfusion.state import sampling_of
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.covers import END, Covering
 from coolfusion.types import StopReason

@@ -13,13 +13,19 @@ from tokenizers import normalizers
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
-from coolfusion.byte_scoring import AFTER_A_SEGMENT, ByteScorer
-from coolfusion.decoder import Decoder
+from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.scheduler import hold
+from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.recipe import make_recipe
+from coolfusion.decoding.segments.scoring import (
+    AFTER_A_SEGMENT,
+    ByteScorer,
+    ScoreRequest,
+    SegmentScores,
+    score,
+)
 from coolfusion.errors import UsageError
-from coolfusion.recall import Recall
-from coolfusion.recipe import Request, make_recipe
-from coolfusion.rounds import hold
-from coolfusion.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.testing import toy_source, toy_tokenizer
 from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.tokenization.covers import END

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from coolfusion import Decoder, Generation, Request, Sampling, Source, Step, StopReason
 from coolfusion.backends.base import Query, Scores
+from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.errors import NonFiniteError, SourceError
-from coolfusion.recipe import PRESETS
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.base import pieces_text
 from tests.strategies import FAMILIES, STORIES, said

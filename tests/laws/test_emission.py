@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coolfusion.emission import emit
+from coolfusion.decoding.commit import emit
 from tests.strategies import splits
 
 stops = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)

@@ -10,12 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Generation, Recipe, Request, Sampling, Source
+from coolfusion.decoding.segments.gates import (
+    Budget,
+    Confidence,
+    LeadDraft,
+    budget_named,
+    gate_named,
+)
+from coolfusion.decoding.segments.recipe import PRESETS, make_recipe
+from coolfusion.decoding.segments.rerankers import bits_per_byte, calibrated, leave_one_out
+from coolfusion.decoding.segments.speculation import Speculation
+from coolfusion.decoding.source_weights import PromptPrior
 from coolfusion.errors import UsageError
-from coolfusion.gates import Budget, Confidence, LeadDraft, budget_named, gate_named
-from coolfusion.recipe import PRESETS, make_recipe
-from coolfusion.reranking import bits_per_byte, calibrated, leave_one_out
-from coolfusion.speculation import Speculation
-from coolfusion.weights import PromptPrior
 from tests.laws.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
 from tests.strategies import said
 

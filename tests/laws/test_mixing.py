@@ -19,7 +19,14 @@ from coolfusion.backends.sampling import (
     noise,
     pick,
 )
-from coolfusion.mixing import RULES, Arithmetic, Geometric, TopKUnion, mixed, mixing_named
+from coolfusion.decoding.mixture.rules import (
+    RULES,
+    Arithmetic,
+    Geometric,
+    TopKUnion,
+    mixed,
+    mixing_named,
+)
 
 NAMES = ("arithmetic", "geometric", "top_k_union(2)", "top_k_union")
 
@@ -45,7 +52,7 @@ def tables(draw: st.DrawFn, *, zeros: bool = True) -> tuple[np.ndarray, np.ndarr
 
 
 def by_hand(name: str, log_probs: np.ndarray, weights: np.ndarray) -> list[float]:
-    """The formulas of ``coolfusion.mixing``, one outcome after another."""
+    """The formulas of ``coolfusion.decoding.mixture.rules``, one outcome after another."""
     probs = [[math.exp(x) for x in row] for row in log_probs]
     heard = [(w, row) for w, row in zip(weights, probs, strict=True) if w > 0]
     outcomes = range(len(probs[0]))

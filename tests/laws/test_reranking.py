@@ -10,10 +10,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Recipe, Request
-from coolfusion.errors import UsageError
-from coolfusion.notation import COMPOSED, NOTATION, parse, reranker_named, weights_named
-from coolfusion.recipe import make_recipe
-from coolfusion.reranking import (
+from coolfusion.decoding.notation import parse
+from coolfusion.decoding.segments.recipe import make_recipe
+from coolfusion.decoding.segments.rerankers import (
+    COMPOSED,
+    NOTATION,
     PRIOR_TOKENS,
     RERANKERS,
     Reranker,
@@ -26,9 +27,12 @@ from coolfusion.reranking import (
     mean_nll,
     mean_perplexity,
     mixture,
+    reranker_named,
     weighted,
+    weights_named,
     without_outliers,
 )
+from coolfusion.errors import UsageError
 from coolfusion.testing import check_reranker
 from tests.laws.test_decoder import PROMPTS, toy
 from tests.strategies import score_tables

@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Sampling, Source, StopReason, UsageError
 from coolfusion.backends.base import Query, Scores
-from coolfusion.errors import SourceError
-from coolfusion.recipe import Recipe
-from coolfusion.reranking import RERANKERS, mean_nll
-from coolfusion.response import (
+from coolfusion.decoding.answers.rerank import (
     FUSED,
     Ranking,
     candidates_of,
@@ -25,8 +22,11 @@ from coolfusion.response import (
     rerank_answers,
     sample_requests,
 )
+from coolfusion.decoding.answers.vote import majority_vote, self_consistency
+from coolfusion.decoding.segments.recipe import Recipe
+from coolfusion.decoding.segments.rerankers import RERANKERS, mean_nll
+from coolfusion.errors import SourceError
 from coolfusion.types import Candidate
-from coolfusion.voting import majority_vote, self_consistency
 from tests.golden.test_reference import by_backend, voice_of
 from tests.laws.test_decoder import prompts, source_lists, toy
 from tests.strategies import texts

@@ -11,12 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Request, Source, UsageError
-from coolfusion.asking import Ask, Talk, ask, together
 from coolfusion.backends.base import Query, Scores
-from coolfusion.batching import Limits
+from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.batching import Limits
+from coolfusion.decoding.scheduler import (
+    Ask,
+    Rounds,
+    Talk,
+    ask,
+    hold,
+    together,
+)
 from coolfusion.errors import SourceError
-from coolfusion.recall import Recall
-from coolfusion.rounds import Rounds, hold
 from tests.laws.test_decoder import PROMPTS, source_lists, toy
 from tests.strategies import said
 

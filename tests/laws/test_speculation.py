@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampling, Source
-from coolfusion.asking import Ask
 from coolfusion.backends.base import Query, Scores
+from coolfusion.decoding.answer_cache import Pace, Recall
+from coolfusion.decoding.scheduler import Ask
+from coolfusion.decoding.segments.guesses import Acceptance, Guess, expected_tokens, look_up
+from coolfusion.decoding.segments.recipe import PRESETS
+from coolfusion.decoding.segments.rerankers import RERANKERS, lead, without_outliers
+from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.errors import PromptError, SourceError
-from coolfusion.guesses import Guess, look_up
-from coolfusion.measuring import Acceptance, Pace, expected_tokens
-from coolfusion.recall import Recall
-from coolfusion.recipe import PRESETS
-from coolfusion.reranking import RERANKERS, lead, without_outliers
-from coolfusion.speculation import Speculation
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.boundaries import boundary_named
 from tests.laws.test_decoder import PROMPTS, Failing, samplings, source_lists, toy

@@ -34,13 +34,13 @@ from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.sampling import filtered
 from coolfusion.builtin import builtin_paths
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.mixture.options import Mixture, make_mixture
+from coolfusion.decoding.mixture.rules import Arithmetic
+from coolfusion.decoding.mixture.string_route import UnionRoute
+from coolfusion.decoding.mixture.token_route import DrawnTokenRoute, TokenRoute
+from coolfusion.decoding.mixture.vocabulary import Vocabulary, vocabulary_difference
 from coolfusion.errors import NonFiniteError, SourceError
-from coolfusion.mixing import Arithmetic
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import Mixture, make_mixture
-from coolfusion.mixture.tokens import DrawnTokenRoute, TokenRoute
-from coolfusion.mixture.union import UnionRoute
-from coolfusion.mixture.vocabulary import Vocabulary, vocabulary_difference
 from coolfusion.testing import toy_source
 from coolfusion.testing.toys import END, toy_tokenizer
 from tests.laws.test_decoder import PROMPTS, Failing
@@ -370,7 +370,7 @@ def test_a_sample_of_one_source_is_its_own() -> None:
     decoder = MixtureDecoder([source])
     while state.stop_reason is None:
         state, _ = decoder.step(state)
-    from coolfusion.state import sampling_of
+    from coolfusion.decoding.request import sampling_of
 
     prefix = source.tokenizer.encode_prompt("Tom has")
     query = Query(prefix, sampling=sampling_of(request, "one"))

@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coolfusion import Decoder, Query, Recipe, Request, Source
-from coolfusion.errors import UsageError
-from coolfusion.recipe import make_recipe
-from coolfusion.testing import toy_source
-from coolfusion.weights import (
+from coolfusion.decoding.segments.recipe import make_recipe
+from coolfusion.decoding.source_weights import (
     FLOOR,
     MAX_LOSS,
     PromptPrior,
@@ -22,6 +20,8 @@ from coolfusion.weights import (
     on_simplex,
     prior_named,
 )
+from coolfusion.errors import UsageError
+from coolfusion.testing import toy_source
 from tests.laws.test_decoder import PROMPTS, Failing, source_lists, toy
 from tests.strategies import STORIES, said
 

@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from coolfusion import Decoder, Request, Step, StopReason
 from coolfusion.backends.sampling import Sampling
-from coolfusion.state import State
+from coolfusion.decoding.segments.state import State
 from coolfusion.testing import toy_source
 from coolfusion.trace import step_from_dict, step_to_dict
 from tests.strategies import STORIES, said

@@ -33,7 +33,13 @@ def test_import_coolfusion() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["coolfusion.fusion", "coolfusion.decoder", "coolfusion.testing", "coolfusion.cli"]
+    "module",
+    [
+        "coolfusion.fusion",
+        "coolfusion.decoding.segments.decoder",
+        "coolfusion.testing",
+        "coolfusion.cli",
+    ],
 )
 def test_nothing_but_a_model_needs_torch(module: str) -> None:
     heavy = ("torch", "transformers", "pytest", "hypothesis")

@@ -12,10 +12,10 @@ import transformers
 
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
+from coolfusion.decoding.mixture.options import make_mixture
+from coolfusion.decoding.request import Request
 from coolfusion.errors import LoadError
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.mixture.recipe import make_mixture
-from coolfusion.recipe import Request
 from coolfusion.testing import HOSTILE_TEXTS
 from coolfusion.tokenization.covers import Covering
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer

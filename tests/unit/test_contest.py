@@ -7,12 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from coolfusion.contest import Turn, decide, merge
-from coolfusion.drafting import Draft
-from coolfusion.ending import EndQuestion, joint_odds, majority_mass, token_contest
+from coolfusion.decoding.segments.contest import Turn, decide, merge
+from coolfusion.decoding.segments.drafting import Draft
+from coolfusion.decoding.segments.end_rules import (
+    EndQuestion,
+    joint_odds,
+    majority_mass,
+    token_contest,
+)
+from coolfusion.decoding.segments.recipe import PRESETS, Recipe, make_recipe
+from coolfusion.decoding.segments.scoring import SegmentScores
 from coolfusion.errors import UsageError
-from coolfusion.recipe import PRESETS, Recipe, make_recipe
-from coolfusion.scoring import SegmentScores
 from coolfusion.types import Usage
 
 

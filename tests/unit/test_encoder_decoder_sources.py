@@ -13,9 +13,9 @@ import transformers
 
 from coolfusion import Decoder, FusionModel, Query, Request, Source, StopReason
 from coolfusion.backends.huggingface import EncoderDecoderBackend, load_source
+from coolfusion.decoding.answers.rerank import rerank_answers
+from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.errors import LoadError, LossyTokenizerError, PromptError, UsageError
-from coolfusion.recipe import make_recipe
-from coolfusion.response import rerank_answers
 from coolfusion.testing import check_tokenizer, toy_source
 from coolfusion.tokenization.prompts import Prompt
 from tests.encoder_decoders import PAIRS, make_model, reading_tokenizer, trained_folder
@@ -196,9 +196,9 @@ def test_half_precision_loads_and_scores(folder: Path) -> None:
 
 
 def test_what_the_encoder_reads_has_no_perplexity(mt: Source, llm: Source) -> None:
-    from coolfusion.recall import Recall
-    from coolfusion.rounds import hold
-    from coolfusion.weights import read_prompt
+    from coolfusion.decoding.answer_cache import Recall
+    from coolfusion.decoding.scheduler import hold
+    from coolfusion.decoding.source_weights import read_prompt
 
     prompt = mt.tokenizer.encode_prompt("der hund isst")
     recall = Recall(mt.backend)
@@ -212,7 +212,7 @@ def test_what_the_encoder_reads_has_no_perplexity(mt: Source, llm: Source) -> No
 
 
 def test_it_is_mixed_with_a_decoder(mt: Source, llm: Source) -> None:
-    from coolfusion.mixture.decoder import MixtureDecoder
+    from coolfusion.decoding.mixture.decoder import MixtureDecoder
 
     decoder = MixtureDecoder([mt, llm])
     for source, target in PAIRS:

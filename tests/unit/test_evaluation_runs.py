@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from coolfusion import Decoder, Request, Sampling, Source, UsageError
+from coolfusion.decoding.answers.rerank import rerank_answers
+from coolfusion.decoding.answers.vote import majority_vote
+from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.evaluation import (
     Outcome,
     Plan,
@@ -27,10 +30,7 @@ from coolfusion.evaluation import (
 )
 from coolfusion.evaluation.likelihood import combination_named, mean, mixture
 from coolfusion.evaluation.metrics import last_number
-from coolfusion.mixture.decoder import MixtureDecoder
-from coolfusion.response import rerank_answers
 from coolfusion.testing import toy_source
-from coolfusion.voting import majority_vote
 
 TEXTS = [
     "Tom has 3 apples. He eats 1. Now 2 are left",

@@ -9,7 +9,9 @@ import pytest
 
 from coolfusion import FusionModel, Source, UsageError
 from coolfusion.backends import huggingface
-from coolfusion.ending import majority_mass
+from coolfusion.decoding.segments.end_rules import majority_mass
+from coolfusion.decoding.segments.recipe import make_recipe
+from coolfusion.decoding.segments.rerankers import mixture
 from coolfusion.fusion_config import FusionConfig, config_from
 from coolfusion.fusion_file import (
     fusion_file_among,
@@ -18,8 +20,6 @@ from coolfusion.fusion_file import (
     settled_options,
     write_fusion_file,
 )
-from coolfusion.recipe import make_recipe
-from coolfusion.reranking import mixture
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.boundaries import sentences
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from coolfusion import Decoder, FusionModel, Request, Speculation, read_trace, write_trace
+from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.evaluation import evaluate, make_task
-from coolfusion.recipe import make_recipe
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.prompts import (
     check_prompt_names,

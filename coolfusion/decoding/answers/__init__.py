@@ -1,0 +1,1 @@
+"""Whole answers: each source answers alone, and one answer is chosen."""

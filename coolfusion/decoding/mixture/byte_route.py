@@ -1,0 +1,233 @@
+"""The byte-wise route: sources with different tokenizers mix their next-byte distributions.
+
+What a source says of the next byte is the sum over all covers of the text (see
+``coolfusion.tokenization.covers``); an end is one more outcome. A source is asked only when what is
+known of it does not settle the decision: the covers that a model has not been asked about have a
+known total probability, which bounds what they could change. All its covers are asked about in
+one pass then, and as many bytes as that settles are committed.
+
+The noise of a sampled byte is a function of (seed, position in bytes), so that no choice depends
+on how much was known when it was made.
+
+Deciding what comes next from bounds, as soon as nothing unknown could change the decision.
+
+Greedy and sampled choices are both the largest of a score that grows with the probability: the
+logarithm itself, or its tempered value plus Gumbel noise that is a function of (seed, position).
+An outcome whose score is larger at its lower bound than every other's at its upper bound is
+what the exact distribution would have chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, final
+
+import numpy as np
+
+from coolfusion.backends.base import Distributions, Query
+from coolfusion.backends.sampling import Sampling, draw, noise, pick
+from coolfusion.backends.source import Source
+from coolfusion.decoding.mixture.route import Stretch
+from coolfusion.decoding.mixture.rules import MixingRule, mixed
+from coolfusion.decoding.mixture.state import MixtureState, shares
+from coolfusion.decoding.request import sampling_of
+from coolfusion.decoding.scheduler import AskDistributions, Talk
+from coolfusion.errors import SourceError
+from coolfusion.tokenization.covers import (
+    END,
+    Bounds,
+    Cover,
+    Covering,
+    Ids,
+)
+from coolfusion.types import Floats, Usage
+
+Covers: TypeAlias = tuple[Cover, ...]
+
+WORTH_ASKING = 0.25  # of the largest share of what is unknown; sources with less may wait
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One step under way: where every source stands, and what has been decided.
+
+    ``data`` and ``covers`` are the latest, ``whole`` those at the end of the last whole character.
+    """
+
+    state: MixtureState
+    covers: dict[int, Cover]
+    data: bytes = b""
+    whole: tuple[bytes, dict[int, Cover]] = (b"", {})
+    is_full: bool = False
+    usage: dict[int, Usage] = field(default_factory=dict)
+    dropped: dict[int, SourceError] = field(default_factory=dict)
+    favoured: set[int] = field(default_factory=set)
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the response come before the next."""
+        return len(self.state.data) + len(self.data)
+
+
+@final
+class ByteRoute:
+    """Walks byte by byte, through whole characters, by ``rule``."""
+
+    def __init__(self, sources: Sequence[Source], rule: MixingRule) -> None:
+        self._sources = sources
+        self._rule = rule
+        self._coverings = [
+            Covering(source.tokenizer, source.backend.vocab_size) for source in sources
+        ]
+
+    def begin(self, prompts: tuple[tuple[int, ...], ...]) -> Covers:
+        """Nothing said yet, by any source."""
+        return tuple(covering.begin() for covering in self._coverings[: len(prompts)])
+
+    def walk(self, state: MixtureState) -> Talk[Stretch]:
+        """Ask what has to be asked, and commit all that is settled then."""
+        covers = {k: state.position[k] for k in state.active}
+        walk = _Walk(state, covers, whole=(b"", covers), favoured=set(covers))
+        while walk.covers:
+            bounds = self._bounds(walk)
+            outcome = self._settled(walk, bounds)
+            if outcome is None:
+                if walk.data and walk.data == walk.whole[0]:
+                    break
+                yield from self._ask(walk, bounds)
+                continue
+            walk.favoured -= {k for k, each in bounds.items() if _likeliest(each) != outcome}
+            if outcome == END:
+                return self._stretch(walk, ends=True)
+            self._append(walk, outcome)
+            if walk.is_full:
+                break
+        return self._stretch(walk)
+
+    def _bounds(self, walk: _Walk) -> dict[int, Bounds]:
+        """What is known of every source's next byte, of those that have one.
+
+        A source none of whose tokens goes on as the others did starts anew from the canonical
+        encoding of the text. Inside a character, which has no encoding, it has no say.
+        """
+        found = {}
+        for k, cover in walk.covers.items():
+            bounds = self._coverings[k].bounds(cover)
+            if not bounds.upper.any() and not cover.pending:
+                walk.covers[k] = self._coverings[k].begin(cover.canonical)
+                bounds = self._coverings[k].bounds(walk.covers[k])
+            if bounds.upper.any():
+                found[k] = bounds
+        if not found:
+            raise SourceError("No source has a token that goes on from the bytes so far.")
+        return found
+
+    def _settled(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> int | None:
+        """The next byte or the end, if what is known settles it."""
+        deciders = self._deciders(walk, bounds)
+        weights = shares(walk.state, deciders)
+        with np.errstate(divide="ignore"):
+            lower = np.log([bounds[k].lower for k in deciders])
+            upper = np.log([bounds[k].upper for k in deciders])
+        sampling = sampling_of(walk.state.request, "mixture")
+        if not any(bounds[k].slack for k in deciders):
+            return pick(mixed(self._rule, lower, weights), sampling, walk.position)
+        lower, upper = self._rule.pool(lower, weights), self._rule.pool(upper, weights)
+        return decide(lower, upper, sampling, walk.position)
+
+    def _deciders(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> list[int]:
+        """Whose next bytes matter: those of all with a weight, or of one that is drawn by it."""
+        sampling = sampling_of(walk.state.request, "source")
+        weights = shares(walk.state, list(bounds))
+        if sampling.is_greedy or not self._rule.is_linear:
+            return [k for k, weight in zip(bounds, weights, strict=True) if weight]
+        return [list(bounds)[draw(weights, sampling.seed, walk.position)]]
+
+    def _ask(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> Talk[None]:
+        """Learn all that is unknown of the sources that matter most for the decision."""
+        deciders = self._deciders(walk, bounds)
+        weights = shares(walk.state, deciders)
+        unknown = {k: w * bounds[k].slack for k, w in zip(deciders, weights, strict=True)}
+        chosen = [k for k in deciders if unknown[k] >= WORTH_ASKING * max(unknown.values())]
+        asks = [
+            AskDistributions(k, Query(walk.state.prompts[k] + ids, lane=walk.state.lane))
+            for k in chosen
+            for ids in walk.covers[k].unknown
+        ]
+        answers: list[Any] = yield [*asks]
+        for k in chosen:
+            found = [a for each, a in zip(asks, answers, strict=True) if each.source == k]
+            self._learn(walk, k, found)
+
+    def _learn(self, walk: _Walk, k: int, answers: Sequence[Distributions | SourceError]) -> None:
+        """Take in what a source says of all that is unknown of it; one that fails is dropped."""
+        rows: dict[Ids, Floats] = {}
+        for ids, answer in zip(walk.covers[k].unknown, answers, strict=True):
+            if isinstance(answer, SourceError):
+                walk.dropped[k] = answer
+                walk.favoured.discard(k)
+                for covers in (walk.covers, walk.whole[1]):
+                    covers.pop(k, None)
+                return
+            rows[ids] = answer.log_probs[0]
+            spent = Usage(0, 1, answer.num_forwarded, answer.num_passes)
+            walk.usage[k] = walk.usage.get(k, Usage()) + spent
+        walk.covers[k] = self._coverings[k].learn(walk.covers[k], rows)
+
+    def _append(self, walk: _Walk, byte: int) -> None:
+        """Commit a byte, or find that there is no room for the character it completes."""
+        walk.data += bytes([byte])
+        walk.covers = {k: self._longer(k, cover, byte) for k, cover in walk.covers.items()}
+        if any(cover.pending for cover in walk.covers.values()):
+            return
+        longest = max(len(cover.canonical.ids) for cover in walk.covers.values())
+        if longest > walk.state.request.max_new_tokens:
+            walk.data, walk.covers = walk.whole
+            walk.is_full = True
+        else:
+            walk.whole = (walk.data, dict(walk.covers))
+
+    def _longer(self, k: int, cover: Cover, byte: int) -> Cover:
+        """A source's cover of one byte more, without what no longer matters for the next."""
+        covering = self._coverings[k]
+        return covering.conditional(covering.advance(cover, byte))
+
+    def _stretch(self, walk: _Walk, *, ends: bool = False) -> Stretch:
+        names = [source.name for source in self._sources]
+        position = [walk.covers.get(k, cover) for k, cover in enumerate(walk.state.position)]
+        return Stretch(
+            walk.data,
+            ends,
+            tuple(position),
+            num_tokens={names[k]: len(cover.canonical.ids) for k, cover in walk.covers.items()},
+            usage={names[k]: spent for k, spent in walk.usage.items()},
+            favoured=tuple(names[k] for k in sorted(walk.favoured)),
+            dropped={names[k]: error for k, error in walk.dropped.items()},
+            is_full=walk.is_full,
+        )
+
+
+def _likeliest(bounds: Bounds) -> int | None:
+    """The likeliest outcome, if what is known tells."""
+    if bounds.slack:
+        return decide(bounds.lower, bounds.upper, Sampling(), 0)
+    return int(bounds.lower.argmax())
+
+
+def decide(lower: Floats, upper: Floats, sampling: Sampling, position: int) -> int | None:
+    """The outcome that ``pick`` would choose from any distribution between the bounds.
+
+    ``lower`` and ``upper`` (outcomes,) are logarithms (nats) up to one constant. None: it depends
+    on what is not known, or there is a tie.
+    """
+    if not sampling.is_greedy and (sampling.top_k or sampling.top_p < 1.0):
+        return None  # which outcomes a filter keeps depends on all of them
+    if not sampling.is_greedy:
+        gumbel = noise(sampling, position, len(lower))
+        lower = lower / sampling.temperature + gumbel
+        upper = upper / sampling.temperature + gumbel
+    best = int(lower.argmax())
+    rivals = upper.copy()
+    rivals[best] = -np.inf
+    return best if lower[best] > rivals.max() else None

@@ -1,0 +1,79 @@
+"""What is decided before decoding: how to fuse (a recipe) and how far to go (a request)."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from coolfusion.backends.sampling import GREEDY, Sampling
+from coolfusion.decoding.segments.recipe import _check
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Limits and habits of one response.
+
+    ``max_new_tokens`` bounds the response in the tokens of the source that needs most.
+    ``max_segment_tokens`` overrides the boundary's own cap. A source that fails is dropped
+    and the others go on (``on_source_error="drop"``), or the failure is raised ("raise").
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = GREEDY
+    max_segment_tokens: int | None = None
+    on_source_error: str = "drop"
+
+    def __post_init__(self) -> None:
+        _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        _check(
+            self.max_segment_tokens is None or self.max_segment_tokens >= 1,
+            "max_segment_tokens",
+            self.max_segment_tokens,
+            "at least 1, or None for the boundary's own cap",
+        )
+        _check(all(self.stop), "stop", self.stop, "made of strings that are not empty")
+        _check(
+            self.on_source_error in ("drop", "raise"),
+            "on_source_error",
+            self.on_source_error,
+            '"drop" or "raise"',
+        )
+        sampling = self.sampling
+        usable = math.isfinite(sampling.temperature) and sampling.temperature >= 0
+        _check(usable, "temperature", sampling.temperature, "a finite number, 0 (greedy) or above")
+        _check(0 < sampling.top_p <= 1, "top_p", sampling.top_p, "above 0 and at most 1")
+        _check(sampling.top_k >= 0, "top_k", sampling.top_k, "0 (off) or above")
+        _check(sampling.seed >= 0, "seed", sampling.seed, "0 or above")
+
+
+def request(
+    *,
+    max_new_tokens: int = 256,
+    stop: str | Sequence[str] = (),
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    max_segment_tokens: int | None = None,
+    on_source_error: str = "drop",
+) -> Request:
+    """A ``Request`` from the keyword arguments that generation methods take."""
+    return Request(
+        max_new_tokens=max_new_tokens,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        sampling=Sampling(temperature, top_k, top_p, seed),
+        max_segment_tokens=max_segment_tokens,
+        on_source_error=on_source_error,
+    )
+
+
+def sampling_of(request: Request, name: str, sample: int = 0) -> Sampling:
+    """The request's sampling with noise that is the source ``name``'s own, another per ``sample``."""
+    if request.sampling.is_greedy:
+        return request.sampling
+    own = name if not sample else f"{name}\0{sample}"
+    seed = request.sampling.seed << 32 | zlib.crc32(own.encode())
+    return replace(request.sampling, seed=seed)

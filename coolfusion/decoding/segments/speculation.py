@@ -1,0 +1,266 @@
+"""Cross-verification: one source guesses several segments ahead, the others check them at once.
+
+A guess is verified by asking every source about it in one pass. What the sources then say,
+token by token, they say from memory (``coolfusion.decoding.answer_cache``), so the fusion loop runs as it
+always does and its outcome cannot depend on any guess: agreed segments cost nothing more, a
+source that disagrees drafts from where it parts ways, and what is left of a guess after a
+contest is still remembered. Guesses come from the source that is cheapest for what its
+guesses are worth, from text that has been said before, or from an outside drafter.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from coolfusion.backends.base import Query, Scores
+from coolfusion.backends.source import Source
+from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.request import sampling_of
+from coolfusion.decoding.scheduler import Ask, Talk, as_source_error, together
+from coolfusion.decoding.segments.drafting import (
+    Draft,
+    DraftRequest,
+    Pen,
+    draft,
+)
+from coolfusion.decoding.segments.guesses import Acceptance, Guess, expected_tokens, look_up
+from coolfusion.decoding.segments.recipe import Recipe
+from coolfusion.decoding.segments.state import State
+from coolfusion.errors import PromptError, SourceError
+from coolfusion.tokenization.canonical import Canonical, common_length, extend
+from coolfusion.tokenization.prompts import prompt_for, prompt_text
+from coolfusion.types import Usage
+
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of guesses, in the drafter's tokens
+CHARS_PER_TOKEN = 4
+MAX_TEXTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """How to guess. ``drafter`` is an outside model that guesses but takes no part otherwise.
+
+    ``look_up`` allows guesses from the prompt and the response so far.
+    """
+
+    drafter: Source | None = None
+    look_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Guesser:
+    """Who guesses: a source or an outside drafter (asked as number ``k``), or nobody: a look-up."""
+
+    acceptance: Acceptance
+    source: Source | None = None
+    k: int = -1
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is kept of one response: the last guess, and how its guesser reads the response."""
+
+    guess: Guess | None = None
+    guesser: Guesser | None = None
+    prompt: tuple[int, ...] = ()
+    encoded: Canonical = field(default_factory=Canonical)
+    num_encoded: int = 0
+
+
+@final
+class Speculator:
+    """Keeps a guess for every response, and the measurements by which guessers are chosen.
+
+    An outside drafter is asked through one more of ``recalls``, which it is added to.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        recalls: list[Recall],
+        recipe: Recipe,
+        speculation: Speculation,
+    ) -> None:
+        self._sources = sources
+        self._recalls = recalls
+        self._boundary = recipe.boundary
+        self._memories: OrderedDict[int | None, Memory] = OrderedDict()
+        self._guessers = [Guesser(Acceptance(), source, k) for k, source in enumerate(sources)]
+        if speculation.look_up:
+            self._guessers.append(Guesser(Acceptance((1.0, 1.0))))
+        if speculation.drafter is not None:
+            self._guessers.append(Guesser(Acceptance(), speculation.drafter, len(recalls)))
+            recalls.append(Recall(speculation.drafter.backend))
+
+    def prepare(self, state: State, num_texts: int) -> Talk[dict[str, Usage]]:
+        """See to it that a response has a verified guess; returns what that cost, by source."""
+        memory = self._memory(state)
+        if not self._needs_guess(memory, state):
+            return {}
+        memory.guess = None
+        memory.guesser, length = self._choose(state, num_texts)
+        if memory.guesser is None:
+            return {}
+        guesser = memory.guesser
+        (guessed,) = yield from together([self._guess(guesser, state, length)])
+        spent: dict[str, Usage] = {}
+        if isinstance(guessed, SourceError) or not (guessed.text or guessed.ends):
+            guesser.acceptance.observe(0, failed=True)
+            return spent
+        if guesser.k in state.active:
+            spent[self._sources[guesser.k].name] = replace(guessed.usage, num_drafted=0)
+        yield from self._verify(guesser, guessed, state, spent)
+        num_tokens = guessed.usage.num_drafted or len(guessed.text) / CHARS_PER_TOKEN
+        memory.guess = Guess(len(state.text), guessed.text, guessed.ends, num_tokens)
+        return spent
+
+    def _memory(self, state: State) -> Memory:
+        memory = self._memories.get(state.lane)
+        if memory is None:
+            memory = self._memories[state.lane] = Memory()
+            if len(self._memories) > MAX_TEXTS:
+                self._memories.popitem(last=False)
+        return memory
+
+    def _needs_guess(self, memory: Memory, state: State) -> bool:
+        """Whether nothing is left of the last guess; what became of it is noted."""
+        guess = memory.guess
+        if guess is None or memory.guesser is None:
+            return True
+        if guess.remains(state.text):
+            return False
+        share = guess.num_right(state.text) / max(1, len(guess.text))
+        failed = guess.failed(state.text)
+        memory.guesser.acceptance.observe(share * guess.num_tokens, failed=failed)
+        for guesser in self._guessers:
+            if guesser is not memory.guesser:
+                guesser.acceptance.forget()
+        return True
+
+    def _choose(self, state: State, num_texts: int) -> tuple[Guesser | None, int]:
+        """Whose guess, of how many tokens, costs least for each character that it is worth.
+
+        None where guessing costs more than letting every source draft for itself.
+        """
+        longest = max(len(state.encoded[k].ids) for k in state.active)
+        room = max(1, state.request.max_new_tokens - longest)
+        chars = {k: self._chars_per_token(state, k) for k in state.active}
+        best = sum(self._seconds(k, 1, num_texts) / chars[k] for k in state.active)
+        chosen, chosen_length = None, 0
+        for guesser in self._guessers:
+            if guesser.k in range(len(self._sources)) and guesser.k not in state.active:
+                continue
+            if guesser.source is None and not self._looked_up(state, 1):
+                continue
+            own = self._seconds(guesser.k, 1, num_texts) if guesser.source else 0.0
+            worth = chars.get(guesser.k, CHARS_PER_TOKEN)
+            for length in LENGTHS:
+                checking = sum(
+                    self._seconds(k, length * worth / chars[k], num_texts)
+                    for k in state.active
+                    if k != guesser.k
+                )
+                cost = length * own + checking
+                cost /= worth * expected_tokens(guesser.acceptance.rate, length)
+                if cost < best and length <= room:
+                    best, chosen, chosen_length = cost, guesser, length
+        return chosen, chosen_length
+
+    def _chars_per_token(self, state: State, k: int) -> float:
+        """How much text a token of source ``k`` stands for, in the prompt and the response."""
+        num_tokens = len(state.prompts[k]) + len(state.encoded[k].ids)
+        said = prompt_text(prompt_for(state.prompt, self._sources[k].name))
+        return max(1, len(said) + len(state.text)) / num_tokens
+
+    def _seconds(self, k: int, num_tokens: float, num_texts: int) -> float:
+        return self._recalls[k].pace.seconds(num_tokens, num_texts)
+
+    def _guess(self, guesser: Guesser, state: State, length: int) -> Talk[Draft]:
+        """What comes next, as ``guesser`` thinks, in about ``length`` tokens."""
+        if guesser.source is None:
+            return Draft(self._looked_up(state, length), False, 0.0, None, Usage())
+
+        def cut(pen: Pen) -> int | None:
+            if len(pen.ids) < length:
+                return None
+            cuts = list(self._boundary.propose(pen.text))
+            if cuts:
+                return cuts[-1]
+            return len(pen.text) if len(pen.ids) >= 2 * length + 8 else None
+
+        request = self._request(guesser, guesser.source, state)
+        return (yield from draft(guesser.k, guesser.source, request, cut))
+
+    def _request(self, guesser: Guesser, source: Source, state: State) -> DraftRequest:
+        if guesser.k < len(self._sources):
+            prompt, encoded = state.prompts[guesser.k], state.encoded[guesser.k]
+        else:
+            prompt, encoded = self._outside_view(source, state)
+        return DraftRequest(
+            prefix=prompt + encoded.ids,
+            context="",
+            sampling=sampling_of(state.request, source.name),
+            max_tokens=None,
+            room=max(1, state.request.max_new_tokens - len(encoded.ids)),
+            lane=state.lane,
+        )
+
+    def _outside_view(self, source: Source, state: State) -> tuple[tuple[int, ...], Canonical]:
+        """The prompt and the response in the outside drafter's ids."""
+        memory = self._memory(state)
+        if not memory.prompt:
+            # Whatever it is given, it only guesses; of several prompts it takes the first source's.
+            prompt = prompt_for(state.prompt, self._sources[0].name)
+            messages = not isinstance(prompt, str)
+            if messages and not getattr(source.tokenizer, "has_chat_template", True):
+                prompt = prompt_text(prompt) + "\n"
+            try:
+                memory.prompt = source.tokenizer.encode_prompt(prompt)
+            except PromptError as error:  # what a drafter cannot read is no fault of the prompt
+                raise as_source_error(error) from error
+        fresh = state.text[memory.num_encoded :]
+        memory.encoded = extend(memory.encoded, fresh, source.tokenizer)
+        memory.num_encoded = len(state.text)
+        return memory.prompt, memory.encoded
+
+    def _looked_up(self, state: State, length: int) -> str:
+        said = prompt_text(state.prompt) + state.text
+        text = look_up(said, length * CHARS_PER_TOKEN)
+        cuts = list(self._boundary.propose(text)) if text else []
+        return text[: cuts[-1]] if cuts else text
+
+    def _verify(
+        self, guesser: Guesser, guessed: Draft, state: State, spent: dict[str, Usage]
+    ) -> Talk[None]:
+        """Ask all other sources about a guess; their answers are remembered for the coming steps."""
+        asks = [
+            Ask(k, query)
+            for k in state.active
+            if k != guesser.k and (query := self._question(state, guessed, k)) is not None
+        ]
+        # A source that fails here fails again, and is dealt with, in the step itself.
+        answers = (yield asks) if asks else []
+        for question, answer in zip(asks, answers, strict=True):
+            if isinstance(answer, Scores):
+                name = self._sources[question.source].name
+                spent[name] = Usage(0, 0, answer.num_forwarded, answer.num_passes)
+
+    def _question(self, state: State, guessed: Draft, k: int) -> Query | None:
+        """A guess in source ``k``'s ids, as far as its context window holds them."""
+        source = self._sources[k]
+        encoded = state.encoded[k]
+        longer = extend(encoded, guessed.text, source.tokenizer)
+        if common_length(encoded, longer) < len(encoded.ids):
+            return None
+        limit = source.backend.context_length
+        end = len(longer.ids) if limit is None else limit - len(state.prompts[k])
+        return Query(
+            state.prompts[k] + encoded.ids,
+            longer.ids[len(encoded.ids) : end],
+            tuple(sorted(source.tokenizer.end_ids)),
+            sampling_of(state.request, source.name),
+            state.lane,
+        )

@@ -1,0 +1,127 @@
+"""Weights without data: from how well sources predict the prompt, then from how they do.
+
+With ``b[k]`` the bits per byte that source ``k`` needs for the prompt, and ``l[k]`` those for
+a segment that was committed after a contest:
+
+    prior   w[k] = exp(-b[k] / temperature) / sum_j exp(-b[j] / temperature)
+    Hedge   w[k] <- w[k] * exp(-eta * l[k]) / sum_j w[j] * exp(-eta * l[j])
+
+Hedge is that of Freund and Schapire (1997). As losses lie in [0, MAX_LOSS], after T contests the
+weighted sum of all sources' losses exceeds that of the best source, of K, by at most
+``ln(K) / eta + eta * T * MAX_LOSS**2 / 8``. Weights are kept as logarithms, for one response.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from coolfusion.backends.base import Query
+from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.source import Source
+from coolfusion.decoding.notation import number_of, parse
+from coolfusion.decoding.scheduler import Ask, Talk, ask
+from coolfusion.errors import UsageError
+from coolfusion.types import Floats, Usage
+
+
+def uniform(num_sources: int) -> Floats:
+    """Equal weights that sum to 1."""
+    return np.full(num_sources, 1.0 / num_sources)
+
+
+MAX_LOSS = 8.0  # bits per byte, what a source that knows nothing of bytes needs
+FLOOR = 1e-12  # least weight that a source has in a contest
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPrior:
+    """Weights from the prompt's bits per byte. A high ``temperature`` makes them equal.
+
+    Raises ``UsageError`` for a temperature that is not positive and finite.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(
+                f"The prior's temperature is {self.temperature!r}; it must be a finite number above 0."
+            )
+
+    def log_weights(self, bits_per_byte: Sequence[float]) -> tuple[float, ...]:
+        """Logarithms of weights that sum to 1; NaN, a prompt nothing is known of, counts as the mean."""
+        bits = np.array(bits_per_byte, dtype=np.float64)
+        known = np.isfinite(bits)
+        bits = np.where(known, bits, bits[known].mean() if known.any() else 0.0)
+        return normalized(-bits / self.temperature)
+
+
+def prior_named(choice: str | PromptPrior) -> PromptPrior:
+    """The prior called ``prompt`` or ``prompt(TEMPERATURE)``, or the prior itself."""
+    if isinstance(choice, PromptPrior):
+        return choice
+    term = parse(choice)
+    if term.word != "prompt" or term.value is not None or len(term.terms) > 1:
+        raise UsageError(f'There is no prior "{term}". Write prompt, or prompt(TEMPERATURE).')
+    return PromptPrior(*(number_of(each, "The prior's temperature") for each in term.terms))
+
+
+def normalized(log_weights: Floats) -> tuple[float, ...]:
+    """``log_weights`` less the logarithm of the sum of the weights."""
+    peak = log_weights.max()
+    log_sum = peak + np.log(np.exp(log_weights - peak).sum())
+    return tuple(float(value) for value in log_weights - log_sum)
+
+
+def hedged(log_weights: Sequence[float], losses: Sequence[float], eta: float) -> tuple[float, ...]:
+    """Logarithms of the weights after one update by ``losses`` (bits per byte, one per source).
+
+    Losses are clipped to [0, MAX_LOSS], on which the regret bound stands; one that is not a
+    number counts as the greatest.
+    """
+    loss = np.nan_to_num(np.array(losses, dtype=np.float64), nan=MAX_LOSS, posinf=MAX_LOSS)
+    loss = np.clip(loss, 0.0, MAX_LOSS)
+    return normalized(np.array(log_weights, dtype=np.float64) - eta * loss)
+
+
+def on_simplex(log_weights: Sequence[float]) -> Floats:
+    """Weights from their logarithms: at least about ``FLOOR`` each, summing to 1."""
+    raw = np.array(log_weights, dtype=np.float64)
+    weights = np.maximum(np.exp(raw - raw.max()), FLOOR)
+    on_it: Floats = weights / weights.sum()
+    return on_it
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReading:
+    """How well a source predicts its prompt, NaN where there is nothing to predict, and the cost."""
+
+    bits_per_byte: float
+    usage: Usage
+
+
+def read_prompt(
+    k: int, source: Source, prompt: tuple[int, ...], sampling: Sampling, lane: int | None
+) -> Talk[PromptReading]:
+    """Ask ``source``, number ``k``, for the likelihood of its prompt after the first token.
+
+    Only tokens that have bytes count; control tokens, as of a chat template, do not. What an
+    encoder reads is given and not predicted, so a source with one has nothing to be judged by.
+    """
+    start = 1 + sum(token >= source.backend.vocab_size for token in prompt)
+    pieces = [source.tokenizer.piece(token) for token in prompt[start:]]
+    if not any(pieces):
+        return PromptReading(math.nan, Usage())
+    watch = tuple(sorted(source.tokenizer.end_ids))
+    query = Query(prompt[:start], prompt[start:], watch, sampling, lane)
+    (scores,) = yield from ask([Ask(k, query)])
+    nats = -sum(log_prob for log_prob, piece in zip(scores.log_probs, pieces, strict=True) if piece)
+    num_bytes = sum(len(piece) for piece in pieces if piece)
+    return PromptReading(
+        nats / (num_bytes * math.log(2)),
+        Usage(0, len(pieces), scores.num_forwarded, scores.num_passes),
+    )
