@@ -9,6 +9,10 @@ from typing import Any, final
 
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
+from coolfusion.config.file import settled_options
+from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import check_fusion_options, one_each
+from coolfusion.config.strategies import MIXTURE, SEGMENTS, strategy_named
 from coolfusion.decoding.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.decoding.decoder import Stepwise
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
@@ -24,10 +28,6 @@ from coolfusion.decoding.segments.rerankers import Reranker
 from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.decoding.source_weights import PromptPrior
 from coolfusion.errors import UsageError
-from coolfusion.fusion_config import FusionConfig
-from coolfusion.fusion_file import settled_options
-from coolfusion.fusion_options import check_fusion_options, one_each
-from coolfusion.strategies import MIXTURE, SEGMENTS, strategy_named
 from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step

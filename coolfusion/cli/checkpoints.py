@@ -17,7 +17,7 @@ def checkpoints_of(arguments: argparse.Namespace) -> list[str | Adapter]:
     A single one that is a fusion file stands for the models it names; what else it says is about
     decoding. Raises ``UsageError`` for a file without models, and for ``--on`` without adapters.
     """
-    from coolfusion.fusion_file import fusion_file_among, read_fusion_file
+    from coolfusion.config.file import fusion_file_among, read_fusion_file
     from coolfusion.merging import Adapter
     from coolfusion.merging.adapters import is_adapter
 

@@ -134,9 +134,9 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     """The fusion that the options describe; a terminal is shown how far loading has come."""
+    from coolfusion.config.options import check_fusion_options
+    from coolfusion.config.strategies import MIXTURE, check_segments_options
     from coolfusion.fusion import FusionModel
-    from coolfusion.fusion_options import check_fusion_options
-    from coolfusion.strategies import MIXTURE, check_segments_options
 
     names = split_list(arguments.names)
     options = {**recipe_options(arguments), **strategy_options(arguments)}
@@ -200,8 +200,8 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
     The file is that of ``--config``, or a single ``-m`` that is one. None: there is no file.
     """
-    from coolfusion.fusion_file import fusion_file_among, settled_options
-    from coolfusion.strategies import MIXTURE
+    from coolfusion.config.file import fusion_file_among, settled_options
+    from coolfusion.config.strategies import MIXTURE
 
     if not hasattr(arguments, "config"):
         return None

@@ -15,8 +15,8 @@ from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
+    from coolfusion.config.fusion_config import FusionConfig
     from coolfusion.evaluation import Task
-    from coolfusion.fusion_config import FusionConfig
     from coolfusion.tuning import TuningPlan, TuningProgress, TuningReport
 
 FILES = ("fusion.toml", "trials.jsonl", "report.json", "report.md")
@@ -111,8 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Functions named as metrics are found where the command is run, as with python -m.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    from coolfusion.config.file import write_fusion_file
     from coolfusion.evaluation import read_task
-    from coolfusion.fusion_file import write_fusion_file
 
     options.request_of(arguments)  # refuses impossible limits
     task = read_task(arguments.task).first(arguments.limit)
@@ -138,8 +138,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _base(arguments: argparse.Namespace) -> tuple[list[str], FusionConfig]:
     """The sources' names, and the untuned setting that the options describe."""
-    from coolfusion.fusion_config import FusionConfig, config_from
-    from coolfusion.fusion_options import check_recipe_options
+    from coolfusion.config.fusion_config import FusionConfig, config_from
+    from coolfusion.config.options import check_recipe_options
 
     said = options.recipe_options(arguments)
     names, _ = check_recipe_options(arguments.model, options.split_list(arguments.names), **said)

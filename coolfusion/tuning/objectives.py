@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coolfusion.backends.source import Source
+from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import check_recipe_options
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, Decoder
 from coolfusion.decoding.segments.recipe import Recipe
@@ -24,8 +26,6 @@ from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import judge
 from coolfusion.evaluation.systems import PromptOf, System, decoding
 from coolfusion.evaluation.tasks import Row
-from coolfusion.fusion_config import FusionConfig
-from coolfusion.fusion_options import check_recipe_options
 from coolfusion.tuning.space import label
 from coolfusion.types import Floats
 

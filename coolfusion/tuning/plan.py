@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import check_recipe_options
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.plan import row_metrics
 from coolfusion.evaluation.tasks import Task
-from coolfusion.fusion_config import FusionConfig
-from coolfusion.fusion_options import check_recipe_options
 from coolfusion.tuning.proposals import Proposals, propose
 from coolfusion.tuning.report import UNTUNED
 from coolfusion.tuning.space import make_space

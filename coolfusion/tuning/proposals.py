@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.errors import UsageError
-from coolfusion.fusion_config import FusionConfig
 from coolfusion.search import (
     Enumeration,
     Grid,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
 from coolfusion.evaluation.tasks import Row
-from coolfusion.fusion_config import FusionConfig
 from coolfusion.tuning.objectives import Measured
 
 UNTUNED = "untuned"

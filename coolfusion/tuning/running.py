@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.errors import CoolfusionError
-from coolfusion.fusion_config import FusionConfig
 from coolfusion.search import Point, run
 from coolfusion.tuning.objectives import Contender, Measured, Objective, RowsDone
 from coolfusion.tuning.plan import TuningPlan

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from coolfusion.config.fusion_config import FusionConfig, config_from
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.errors import UsageError
-from coolfusion.fusion_config import FusionConfig, config_from
 from coolfusion.types import Floats
 
 WEIGHTS: Final = "weights"

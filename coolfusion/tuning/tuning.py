@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from coolfusion.backends.source import Source
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION
 from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.evaluation.records import Record
 from coolfusion.evaluation.systems import PromptOf
 from coolfusion.evaluation.tasks import Row, Task
-from coolfusion.fusion_config import FusionConfig
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.tuning.objectives import Answers, Objective, recipe_of
 from coolfusion.tuning.plan import TuningPlan

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coolfusion import FusionModel, UsageError, read_trace
-from coolfusion.fusion_config import FusionConfig
-from coolfusion.fusion_file import write_fusion_file
+from coolfusion.config.file import write_fusion_file
+from coolfusion.config.fusion_config import FusionConfig
 from tests.cli.conftest import QUESTION, Run
 
 CHAT = [{"role": "user", "content": QUESTION}]

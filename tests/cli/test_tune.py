@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from coolfusion import FusionModel
+from coolfusion.config.file import read_fusion_file, write_fusion_file
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.evaluation import Record
-from coolfusion.fusion_config import FusionConfig
-from coolfusion.fusion_file import read_fusion_file, write_fusion_file
 from tests.cli.conftest import QUESTION, Run
 
 ROWS: list[Any] = [

@@ -9,17 +9,17 @@ import pytest
 
 from coolfusion import FusionModel, Source, UsageError
 from coolfusion.backends import huggingface
-from coolfusion.decoding.segments.end_rules import majority_mass
-from coolfusion.decoding.segments.recipe import make_recipe
-from coolfusion.decoding.segments.rerankers import mixture
-from coolfusion.fusion_config import FusionConfig, config_from
-from coolfusion.fusion_file import (
+from coolfusion.config.file import (
     fusion_file_among,
     overridden,
     read_fusion_file,
     settled_options,
     write_fusion_file,
 )
+from coolfusion.config.fusion_config import FusionConfig, config_from
+from coolfusion.decoding.segments.end_rules import majority_mass
+from coolfusion.decoding.segments.recipe import make_recipe
+from coolfusion.decoding.segments.rerankers import mixture
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.boundaries import sentences
 

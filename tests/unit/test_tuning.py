@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from coolfusion import CoolfusionError, Decoder, Request, Source, UsageError, tuning
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.evaluation import Plan, Record, Task, evaluate, make_task, metric_named
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.systems import System, decoding
-from coolfusion.fusion_config import FusionConfig
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.alignment import ratified_cuts
 from coolfusion.tokenization.boundaries import words

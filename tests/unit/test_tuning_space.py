@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from coolfusion import UsageError
+from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.evaluation import make_task
-from coolfusion.fusion_config import FusionConfig
 from coolfusion.search import run
 from coolfusion.tuning import TuningPlan, label, make_space, propose, split_rows
 from coolfusion.tuning.space import lattice

@@ -25,9 +25,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from coolfusion.config.fusion_config import FusionConfig, config_from
+from coolfusion.config.strategies import MIXTURE, MIXTURE_ONLY, SEGMENTS_ONLY
 from coolfusion.errors import UsageError
-from coolfusion.fusion_config import FusionConfig, config_from
-from coolfusion.strategies import MIXTURE, MIXTURE_ONLY, SEGMENTS_ONLY
 
 if sys.version_info >= (3, 11):
     import tomllib

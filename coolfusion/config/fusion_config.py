@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from coolfusion.backends.source import check_names
-from coolfusion.decoding.mixture.options import route_named
-from coolfusion.decoding.mixture.rules import mixing_named
-from coolfusion.decoding.segments.recipe import make_recipe
-from coolfusion.errors import UsageError
-from coolfusion.strategies import (
+from coolfusion.config.strategies import (
     MIXTURE,
     check_mixture_options,
     check_segments_options,
     strategy_named,
 )
+from coolfusion.decoding.mixture.options import route_named
+from coolfusion.decoding.mixture.rules import mixing_named
+from coolfusion.decoding.segments.recipe import make_recipe
+from coolfusion.errors import UsageError
 
 # Keys that are no keywords of a recipe.
 _BESIDE_THE_RECIPE: Final = ("models", "names", "strategy", "mixing", "route")

@@ -9,17 +9,17 @@ from typing import Any
 
 from coolfusion.backends.source import check_names
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoding.mixture.options import Mixture, make_mixture
-from coolfusion.decoding.mixture.rules import MixingRule
-from coolfusion.decoding.segments.recipe import Recipe, make_recipe
-from coolfusion.decoding.segments.rerankers import weights_named
-from coolfusion.errors import UsageError
-from coolfusion.strategies import (
+from coolfusion.config.strategies import (
     MIXTURE,
     SEGMENTS,
     check_mixture_options,
     strategy_named,
 )
+from coolfusion.decoding.mixture.options import Mixture, make_mixture
+from coolfusion.decoding.mixture.rules import MixingRule
+from coolfusion.decoding.segments.recipe import Recipe, make_recipe
+from coolfusion.decoding.segments.rerankers import weights_named
+from coolfusion.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
