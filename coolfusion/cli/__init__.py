@@ -13,7 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coolfusion import __version__
-from coolfusion.cli import evaluate, generate, inspect, merge, options, swarm, tune
+from coolfusion.cli import (
+    evaluate,
+    generate,
+    inspect,
+    merge,
+    options,
+    swarm,
+    tune,
+)
 from coolfusion.errors import CoolfusionError, UsageError
 
 COMMANDS = (generate, evaluate, inspect, merge, swarm, tune)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
-from coolfusion.cli.strategy import add_strategy_options
+from coolfusion.cli.options import add_strategy_options
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError

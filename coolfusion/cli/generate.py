@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import files, options, rows
+from coolfusion.cli.options import add_strategy_options
 from coolfusion.cli.prompts import own_prompts, prompt_of
-from coolfusion.cli.strategy import add_strategy_options
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.trace import TraceWriter

@@ -11,9 +11,15 @@ imported only when it is asked for.
 from coolfusion.evaluation.metrics import Metric, metric_named
 from coolfusion.evaluation.plan import Plan
 from coolfusion.evaluation.records import Outcome, Record
-from coolfusion.evaluation.rendering import as_dict, as_markdown, as_text
-from coolfusion.evaluation.report import Report, SystemResult, report_on
-from coolfusion.evaluation.running import evaluate
+from coolfusion.evaluation.report import (
+    Report,
+    SystemResult,
+    as_dict,
+    as_markdown,
+    as_text,
+    report_on,
+)
+from coolfusion.evaluation.run import evaluate
 from coolfusion.evaluation.statistics import (
     bootstrap_interval,
     exact_mcnemar,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from coolfusion.merging.build import Progress, merge
 from coolfusion.merging.checkpoint import Checkpoint
+from coolfusion.merging.merge_recipe import Adapter, Merge, MergeRecipe
 from coolfusion.merging.merged import open_recipe
 from coolfusion.merging.methods import METHODS, Inputs, Method, Parameter
-from coolfusion.merging.recipe import Adapter, Merge, MergeRecipe
 from coolfusion.merging.recipe_file import read_recipe
 
 __all__ = [

@@ -20,8 +20,8 @@ from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
 from coolfusion.merging.folder import PROVENANCE, check_output, check_room, new_folder
 from coolfusion.merging.leftovers import remove_leftovers
+from coolfusion.merging.merge_recipe import Merge, MergeRecipe, recipe_dict
 from coolfusion.merging.merged import open_recipe
-from coolfusion.merging.recipe import Merge, MergeRecipe, recipe_dict
 from coolfusion.merging.safetensors_file import write_file
 from coolfusion.merging.stored import INDEX, SINGLE
 

@@ -12,8 +12,13 @@ from coolfusion.errors import LoadError, UsageError
 from coolfusion.merging.adapters import base_of, is_adapter, open_adapted
 from coolfusion.merging.agreement import agree, name_in
 from coolfusion.merging.checkpoint import FLOATS, Checkpoint, Description, wider
+from coolfusion.merging.merge_recipe import (
+    Adapter,
+    Merge,
+    MergeRecipe,
+    Node,
+)
 from coolfusion.merging.methods import Inputs
-from coolfusion.merging.recipe import Adapter, Merge, MergeRecipe, Node
 from coolfusion.merging.schedules import Schedule, depths_of, value_at
 from coolfusion.merging.stored import open_stored
 

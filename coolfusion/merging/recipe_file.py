@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from coolfusion.errors import UsageError
+from coolfusion.merging.merge_recipe import (
+    Adapter,
+    Merge,
+    MergeRecipe,
+    Node,
+)
 from coolfusion.merging.methods import METHODS
-from coolfusion.merging.recipe import Adapter, Merge, MergeRecipe, Node
 
 if sys.version_info >= (3, 11):
     import tomllib

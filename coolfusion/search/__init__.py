@@ -10,19 +10,25 @@ from __future__ import annotations
 
 from coolfusion.search.enumeration import (
     Enumeration,
+    Evaluated,
+    Grid,
+    Point,
+    Search,
     grid_search,
     random_search,
+    run,
     uniform_search,
 )
-from coolfusion.search.grid import Grid
-from coolfusion.search.particle_swarm import Limits, ParticleSwarm
-from coolfusion.search.seam import Evaluated, Point, Search, run
-from coolfusion.search.start import corners, crossover, towards_another
-from coolfusion.search.update import (
+from coolfusion.search.particle_swarm import (
     PUBLISHED_GRID,
     Coefficients,
+    Limits,
+    ParticleSwarm,
+    corners,
+    crossover,
     next_velocities,
     step_length_at,
+    towards_another,
 )
 
 __all__ = [

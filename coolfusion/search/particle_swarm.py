@@ -1,4 +1,16 @@
-"""Particle swarm search as a value, by the published update of Model Swarms.
+"""Where particles start, and where they are headed (arXiv 2410.11163, section 2).
+
+The update of Model Swarms (arXiv 2410.11163, section 2) as functions of arrays.
+
+With position x, velocity v, personal best p, global best g and global worst w of a particle,
+random factors r in (0, 1], coefficients phi and step length lambda:
+
+    C = r_v phi_v + r_p phi_p + r_g phi_g + r_w phi_w
+    v <- (r_v phi_v v + r_p phi_p (p - x) + r_g phi_g (g - x) - r_w phi_w (w - x)) / C
+    x <- x + lambda v
+    lambda <- max(decay lambda, floor)
+
+Particle swarm search as a value, by the published update of Model Swarms.
 
 All particles of an iteration move by the same global best and worst, and are then evaluated
 together. Random factors follow from the seed and the iteration alone.
@@ -6,6 +18,7 @@ together. Random factors follow from the seed and the iteration alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,11 +26,150 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coolfusion.errors import UsageError
-from coolfusion.search.enumeration import generator
-from coolfusion.search.seam import Evaluated, Point, better, checked
-from coolfusion.search.start import towards_another
-from coolfusion.search.update import Coefficients, next_velocities, step_length_at
+from coolfusion.search.enumeration import (
+    Evaluated,
+    Grid,
+    Point,
+    better,
+    checked,
+    generator,
+)
 from coolfusion.types import Floats
+
+
+def corners(count: int) -> Floats:
+    """``count`` points (count, count), each all of one coordinate and nothing of the others."""
+    return np.eye(count, dtype=np.float64)
+
+
+def crossover(parents: Floats, num_particles: int, *, seed: int, reach: float = 1.0) -> Floats:
+    """``num_particles`` positions (N, d): the parents (n, d), then t a + (1 - t) b of random pairs.
+
+    t is uniform in (0, ``reach``). The paper says 1, so that children lie between their parents; its
+    released code uses 2, and half of them lie beyond the first. Raises ``UsageError`` for
+    fewer particles than parents, and for a single parent that should have children.
+    """
+    num_parents = len(parents)
+    if num_particles < num_parents:
+        raise UsageError(
+            f"{num_particles} particles cannot hold {num_parents} experts; every expert starts as one. "
+            f"Use at least {num_parents}."
+        )
+    if num_parents < 2:
+        raise UsageError(
+            f"A search between experts was given {num_parents}. Give at least 2; there is nothing between fewer."
+        )
+    if not 0 < reach < np.inf:
+        raise UsageError(f"The reach of the crossover is {reach}; it must be above 0.")
+    rng = generator(seed)
+    num_children = num_particles - num_parents
+    first = rng.integers(num_parents, size=num_children)
+    second = _another(rng, first, num_parents)
+    t = rng.uniform(0, reach, num_children)[:, None]
+    children = t * parents[first] + (1 - t) * parents[second]
+    return np.concatenate([parents, children]).astype(np.float64)
+
+
+def towards_another(positions: Floats, *seed: int) -> Floats:
+    """Velocities (N, d) from each position to that of a random other; 0 for one that is alone."""
+    if len(positions) < 2:
+        return np.zeros_like(positions)
+    other = _another(generator(*seed), np.arange(len(positions)), len(positions))
+    headed: Floats = positions[other] - positions
+    return headed
+
+
+def _another(rng: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
+    """For each number in ``own`` a random other one below ``count``."""
+    drawn = rng.integers(count - 1, size=len(own))
+    return np.asarray(drawn + (drawn >= own))
+
+
+# The values that the paper's random search draws from: 1,350 combinations.
+PUBLISHED_GRID = Grid(
+    {
+        "inertia": (0.1, 0.2, 0.3),
+        "cognitive": (0.1, 0.2, 0.3, 0.4, 0.5),
+        "social": (0.2, 0.3, 0.4, 0.5, 0.6),
+        "repel": (0.01, 0.05, 0.1),
+        "step_length": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """What draws a particle, and how far it goes.
+
+    The first four are phi_v, phi_p, phi_g and phi_w; only their proportions matter. Defaults
+    lie in the middle of the published grid. Raises ``UsageError`` for values that make no step.
+    """
+
+    inertia: float = 0.2
+    cognitive: float = 0.3
+    social: float = 0.4
+    repel: float = 0.05
+    step_length: float = 0.8
+    decay: float = 0.95
+    floor: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in zip(self.__slots__, self.phi, strict=False):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"{name} is {value}; it must be 0 or above.")
+        if not any(self.phi):
+            raise UsageError(
+                "inertia, cognitive, social and repel are all 0, so no particle would move. Set one."
+            )
+        if not 0 < self.step_length < math.inf:
+            raise UsageError(f"The step length is {self.step_length}; it must be above 0.")
+        if not 0 < self.decay <= 1:
+            raise UsageError(
+                f"The step length's decay is {self.decay}; it must be above 0 and at most 1."
+            )
+        if not 0 <= self.floor <= self.step_length:
+            raise UsageError(
+                f"The step length's floor is {self.floor}; it must lie between 0 and the step length, {self.step_length}."
+            )
+
+    @property
+    def phi(self) -> tuple[float, float, float, float]:
+        """Inertia, cognitive, social and repel coefficient."""
+        return (self.inertia, self.cognitive, self.social, self.repel)
+
+
+def next_velocities(
+    *,
+    positions: Floats,
+    velocities: Floats,
+    personal_bests: Floats,
+    global_best: Floats,
+    global_worst: Floats,
+    factors: Floats,
+    coefficients: Coefficients,
+) -> Floats:
+    """Velocities (N, d) after an update.
+
+    ``positions``, ``velocities`` and ``personal_bests``: (N, d); ``global_best`` and
+    ``global_worst``: (d,); ``factors``: (N, 4), r_v, r_p, r_g and r_w of each particle.
+    """
+    weighted = factors * np.array(coefficients.phi)
+    # Added in a fixed order: a replayed search must get the same bits.
+    total = weighted[:, 0] + weighted[:, 1] + weighted[:, 2] + weighted[:, 3]
+    inertia, cognitive, social, repel = (weighted / total[:, None]).T[:, :, None]
+    moved: Floats = (
+        inertia * velocities
+        + cognitive * (personal_bests - positions)
+        + social * (global_best - positions)
+        - repel * (global_worst - positions)
+    )
+    return moved
+
+
+def step_length_at(iteration: int, coefficients: Coefficients) -> float:
+    """lambda of an iteration, the first of which is 1."""
+    decayed = coefficients.step_length * coefficients.decay ** (iteration - 1)
+    return max(decayed, coefficients.floor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from coolfusion.swarm.measures import (
 from coolfusion.swarm.particle import BrokenParticleError, Loading, Particle
 from coolfusion.swarm.plan import Plan
 from coolfusion.swarm.result import Iteration, Progress, Result, Trial
-from coolfusion.swarm.searching import swarm
+from coolfusion.swarm.run import swarm
 from coolfusion.swarm.utility import Utility, harmonic_mean
 
 __all__ = [

@@ -13,8 +13,13 @@ from pathlib import Path
 
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint
+from coolfusion.merging.merge_recipe import (
+    Adapter,
+    Merge,
+    MergeRecipe,
+    Node,
+)
 from coolfusion.merging.merged import MergedCheckpoint, Settings, open_recipe
-from coolfusion.merging.recipe import Adapter, Merge, MergeRecipe, Node
 from coolfusion.search import Point
 
 

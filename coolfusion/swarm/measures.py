@@ -163,7 +163,7 @@ class HarnessMeasure:
     def value(self, particle: Particle) -> float:
         """The metric. Raises ``UsageError`` where the harness, the task or the metric is missing."""
         try:
-            from coolfusion.swarm.harness import harness_value  # noqa: PLC0415  an extra
+            from coolfusion.swarm.harness_score import harness_value  # noqa: PLC0415  an extra
         except ImportError as error:
             raise UsageError(
                 f'{self.name} needs lm-evaluation-harness ({error}). Install it with: pip install "coolfusion[harness]".'

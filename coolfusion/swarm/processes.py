@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any, final
 
 from coolfusion.errors import CoolfusionError, UsageError
-from coolfusion.merging.recipe import recipe_dict
+from coolfusion.merging.merge_recipe import recipe_dict
 from coolfusion.search import Point
 from coolfusion.swarm.experts import Experts
 from coolfusion.swarm.log import Evaluation, evaluation_from

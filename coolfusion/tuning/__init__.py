@@ -13,10 +13,10 @@ from coolfusion.tuning.proposals import SEARCHES, Proposals, propose
 from coolfusion.tuning.references import References
 from coolfusion.tuning.rendering import as_dict, as_markdown, as_text, verdicts
 from coolfusion.tuning.report import Entry, SplitResult, Trial, TuningReport
-from coolfusion.tuning.running import TuningProgress
+from coolfusion.tuning.run import TuningProgress
 from coolfusion.tuning.space import KNOBS, Space, label, make_space
 from coolfusion.tuning.splits import Split, split_rows
-from coolfusion.tuning.tuning import tune
+from coolfusion.tuning.tune import tune
 
 __all__ = [
     "KNOBS",

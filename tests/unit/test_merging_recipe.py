@@ -19,7 +19,7 @@ from coolfusion.merging import (
     open_recipe,
     read_recipe,
 )
-from coolfusion.merging.recipe import recipe_dict
+from coolfusion.merging.merge_recipe import recipe_dict
 from coolfusion.merging.recipe_file import recipe_from
 from coolfusion.merging.schedules import Schedule, depths_of, numbers_in, value_at
 from tests.checkpoints import llama_tensors, write_checkpoint, write_llama

@@ -19,7 +19,7 @@ import torch
 
 from coolfusion.errors import CoolfusionError, LoadError, UsageError
 from coolfusion.merging import merge
-from coolfusion.merging.recipe import recipe_dict
+from coolfusion.merging.merge_recipe import recipe_dict
 from coolfusion.search import Coefficients, Grid, Limits, Point
 from coolfusion.swarm import (
     Evaluation,

@@ -173,7 +173,7 @@ def test_a_missing_harness_is_named(particle: Particle) -> None:
 
 def test_sums_of_the_harness() -> None:
     pytest.importorskip("lm_eval")
-    from coolfusion.swarm.harness import summed_up
+    from coolfusion.swarm.harness_score import summed_up
 
     results = {
         "results": {

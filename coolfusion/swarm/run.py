@@ -29,7 +29,12 @@ from coolfusion.swarm.output import (
 from coolfusion.swarm.plan import Plan
 from coolfusion.swarm.processes import SideBySide
 from coolfusion.swarm.report import write_report
-from coolfusion.swarm.result import Iteration, Progress, Result, Trial
+from coolfusion.swarm.result import (
+    Iteration,
+    Progress,
+    Result,
+    Trial,
+)
 from coolfusion.swarm.utility import Utility
 
 

@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.errors import CoolfusionError
 from coolfusion.search import Point, run
-from coolfusion.tuning.objectives import Contender, Measured, Objective, RowsDone
+from coolfusion.tuning.objectives import (
+    Contender,
+    Measured,
+    Objective,
+    RowsDone,
+)
 from coolfusion.tuning.plan import TuningPlan
 from coolfusion.tuning.proposals import Proposals
-from coolfusion.tuning.report import UNTUNED, Entry, Trial, TuningReport, split_results
+from coolfusion.tuning.report import (
+    UNTUNED,
+    Entry,
+    Trial,
+    TuningReport,
+    split_results,
+)
 from coolfusion.tuning.space import label
 from coolfusion.tuning.splits import Split
 

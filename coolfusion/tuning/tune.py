@@ -17,7 +17,7 @@ from coolfusion.tuning.objectives import Answers, Objective, recipe_of
 from coolfusion.tuning.plan import TuningPlan
 from coolfusion.tuning.references import References
 from coolfusion.tuning.report import TuningReport
-from coolfusion.tuning.running import TuningProgress, TuningRun
+from coolfusion.tuning.run import TuningProgress, TuningRun
 
 
 def tune(
