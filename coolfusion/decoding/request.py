@@ -1,4 +1,4 @@
-"""What is decided before decoding: how to fuse (a recipe) and how far to go (a request)."""
+"""How far one response may go, and how its tokens are picked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from coolfusion.backends.sampling import GREEDY, Sampling
-from coolfusion.decoding.segments.recipe import _check
+from coolfusion.errors import UsageError
+
+
+def check_setting(holds: bool, name: str, value: object, wanted: str) -> None:
+    """Raise ``UsageError`` naming a setting and its value, unless it ``holds``."""
+    if not holds:
+        raise UsageError(f"{name} is {value!r}; it must be {wanted}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +33,15 @@ class Request:
     on_source_error: str = "drop"
 
     def __post_init__(self) -> None:
-        _check(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
-        _check(
+        check_setting(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")
+        check_setting(
             self.max_segment_tokens is None or self.max_segment_tokens >= 1,
             "max_segment_tokens",
             self.max_segment_tokens,
             "at least 1, or None for the boundary's own cap",
         )
-        _check(all(self.stop), "stop", self.stop, "made of strings that are not empty")
-        _check(
+        check_setting(all(self.stop), "stop", self.stop, "made of strings that are not empty")
+        check_setting(
             self.on_source_error in ("drop", "raise"),
             "on_source_error",
             self.on_source_error,
@@ -43,10 +49,12 @@ class Request:
         )
         sampling = self.sampling
         usable = math.isfinite(sampling.temperature) and sampling.temperature >= 0
-        _check(usable, "temperature", sampling.temperature, "a finite number, 0 (greedy) or above")
-        _check(0 < sampling.top_p <= 1, "top_p", sampling.top_p, "above 0 and at most 1")
-        _check(sampling.top_k >= 0, "top_k", sampling.top_k, "0 (off) or above")
-        _check(sampling.seed >= 0, "seed", sampling.seed, "0 or above")
+        check_setting(
+            usable, "temperature", sampling.temperature, "a finite number, 0 (greedy) or above"
+        )
+        check_setting(0 < sampling.top_p <= 1, "top_p", sampling.top_p, "above 0 and at most 1")
+        check_setting(sampling.top_k >= 0, "top_k", sampling.top_k, "0 (off) or above")
+        check_setting(sampling.seed >= 0, "seed", sampling.seed, "0 or above")
 
 
 def request(

@@ -1,62 +1,75 @@
-"""Imports go downwards: the package's layers, read from its source."""
+"""The floor plan: what stands at the root, how large a package may be, and which way imports go."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[2] / "coolfusion"
-
-# Top to bottom; a module may import modules of lower rows only. Parts of one package
-# (see PACKAGES) may also import each other.
-LAYERS = """
-__main__
-cli
-swarm tuning
-evaluation
-fusion voting
-response beam fusion_options
-decoder mixture
-turns committing stepwise
-contest speculation batching fusion_file
-rounds fusion_config byte_scoring
-drafting scoring state recall
-alignment recipe testing backends.huggingface merging
-gates weights mixing covers
-sources notation measuring guesses asking backends.ngram backends.token_tree tokenization canonical ending trace
-picking byte_vocabulary
-token_pieces reranking tokenizer backend emission
-boundaries types builtin search strategies characters
-errors __init__ backends
-"""
-RANK = {name: -number for number, row in enumerate(LAYERS.split("\n")) for name in row.split()}
-PACKAGES = (
-    "cli",
-    "evaluation",
-    "merging",
-    "mixture",
-    "search",
-    "swarm",
-    "testing",
-    "tuning",
-    "backends.huggingface",
-)
-HEAVY = {"torch", "transformers", "safetensors"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+MAX_ENTRIES = 20
+MAX_FILES = 16
 
-
-def unit(dotted: str) -> str:
-    """The row entry that a module below ``coolfusion`` belongs to."""
-    for package in PACKAGES:
-        if dotted == package or dotted.startswith(package + "."):
-            return package
-    return dotted
+# One line per package, as in docs/design.md; a package may import those of lower rows only.
+FLOORS = [
+    {
+        "__main__": "python -m coolfusion",
+    },
+    {
+        "cli": "one module per command, and what commands share",
+    },
+    {
+        "swarm": "Model Swarms: a search between checkpoints",
+    },
+    {
+        "tuning": "the best setting of a fusion for a task",
+        "merging": "one checkpoint of several",
+    },
+    {
+        "evaluation": "tasks, metrics, systems, their record and its report",
+    },
+    {
+        "fusion": "FusionModel, the front door",
+    },
+    {
+        "config": "every option of a fusion once, and the file that holds them",
+        "testing": "public checks of backends, tokenizers, boundaries and rerankers",
+    },
+    {
+        "decoding": "the decoders, their scheduler, batching, answer cache and stop strings",
+    },
+    {
+        "backends": "models: the seam, sampling, sources, transformers and n-grams",
+    },
+    {
+        "tokenization": "text and ids: tokenizers, boundaries, alignment, byte covers",
+        "search": "searches that propose points and are told their utility",
+        "trace": "responses as JSON lines",
+        "builtin": "the three small models that the project ships",
+    },
+    {
+        "types": "the records of a response",
+        "errors": "the exception tree",
+        "__init__": "the public names, imported when they are first used",
+    },
+]
+# The same inside decoding, where other modules stand below all of these.
+DECODING = [{"decoding.answers"}, {"decoding.segments", "decoding.mixture"}]
+RANK = {name: -number for number, row in enumerate(FLOORS) for name in row}
+SAME_NAMES = set("__init__ base decoder state commit run report plan options".split())
+HEAVY = {"torch", "transformers", "safetensors"}
+# Merging needs tensors of every type and no model; the command line only silences transformers.
+MAY_IMPORT = {
+    "backends.huggingface": HEAVY,
+    "merging": {"torch", "safetensors"},
+    "cli.options": {"transformers"},
+}
 
 
 def name_of(path: Path) -> str:
+    """The dotted name of a module below ``coolfusion``."""
     parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
     if parts[-1] == "__init__" and len(parts) > 1:
         parts.pop()
@@ -80,27 +93,82 @@ def imports(node: ast.AST) -> Iterator[str]:
             yield from imports(child)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_down(path: Path) -> None:
-    own = unit(name_of(path))
-    assert own in RANK, f"{own} has no layer: add it to LAYERS"
-    for imported in imports(ast.parse(path.read_text(encoding="utf-8"))):
-        if not imported.startswith("coolfusion."):
-            continue
-        other = unit(imported.removeprefix("coolfusion."))
-        assert other == own or RANK[other] < RANK[own], f"{own} may not import {other}"
+def imports_of(path: Path) -> list[str]:
+    """The modules that one imports."""
+    return list(imports(ast.parse(path.read_text(encoding="utf-8"))))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_two_packages_know_torch(path: Path) -> None:
-    used = {name.split(".")[0] for name in imports(ast.parse(path.read_text(encoding="utf-8")))}
-    # The command line silences transformers, and imports it only in the moment it does.
-    knows = HEAVY if unit(name_of(path)) == "backends.huggingface" else set()
-    # Merging needs tensors of every type, and no model.
-    knows |= {"torch", "safetensors"} if unit(name_of(path)) == "merging" else set()
-    knows |= {"transformers"} if name_of(path) == "cli.options" else set()
-    assert used & HEAVY <= knows
+def test_the_root_has_few_entries_and_all_are_known() -> None:
+    entries = {
+        path.stem
+        for path in PACKAGE.iterdir()
+        if path.name != "__pycache__" and path.suffix != ".typed"
+    }
+    assert entries - {"__init__", "__main__"} == set(RANK) - {"__init__", "__main__"}
+    assert len(entries - {"__init__", "__main__"}) <= MAX_ENTRIES
 
 
-def test_every_layer_exists() -> None:
-    assert set(RANK) == {unit(name_of(path)) for path in MODULES}
+def test_packages_are_small() -> None:
+    counts = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    crowded = {str(folder.relative_to(PACKAGE)): n for folder, n in counts.items() if n > MAX_FILES}
+    assert crowded == {}
+
+
+def test_imports_go_down() -> None:
+    climbing = []
+    for path in MODULES:
+        own = name_of(path)
+        for imported in imports_of(path):
+            if not imported.startswith("coolfusion."):
+                continue
+            other = imported.removeprefix("coolfusion.")
+            here, there = own.split(".")[0], other.split(".")[0]
+            if (here != there and RANK[there] >= RANK[here]) or not _goes_down(own, other):
+                climbing.append(f"{own} imports {other}")
+    assert climbing == []
+
+
+def _goes_down(own: str, other: str) -> bool:
+    """Whether an import stays below in decoding; others are no matter of this."""
+    if not (own.startswith("decoding.") and other.startswith("decoding.")):
+        return True
+    return _part(own) == _part(other) or _rank(other) < _rank(own)
+
+
+def _part(name: str) -> str:
+    return next((part for row in DECODING for part in row if name.startswith(part)), "")
+
+
+def _rank(name: str) -> int:
+    ranks = [-number for number, row in enumerate(DECODING) if _part(name) in row]
+    return ranks[0] if ranks else -len(DECODING)
+
+
+def test_the_ground_of_the_side_packages_is_bare() -> None:
+    """search, trace and jsonlog need nothing but types and errors."""
+    for path in MODULES:
+        own = name_of(path).split(".")[0]
+        if own in ("search", "trace", "jsonlog"):
+            used = {
+                name.split(".")[1] for name in imports_of(path) if name.startswith("coolfusion.")
+            }
+            assert used <= {own, "types", "errors"}, path
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """But for a few names that every package uses alike, and commands, named as they are typed."""
+    counts = Counter(path.stem for path in MODULES if path.parent.name != "cli")
+    shared = {name for name, count in counts.items() if count > 1}
+    assert shared - SAME_NAMES == set()
+
+
+def test_only_a_few_packages_know_torch() -> None:
+    offenders = []
+    for path in MODULES:
+        own = name_of(path)
+        known: set[str] = set().union(
+            *(heavy for name, heavy in MAY_IMPORT.items() if f"{own}.".startswith(f"{name}."))
+        )
+        used = {name.split(".")[0] for name in imports_of(path)} & HEAVY
+        offenders += [f"{own} imports {name}" for name in used - known]
+    assert offenders == []

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from coolfusion.decoding.request import check_setting
 from coolfusion.decoding.segments.end_rules import (
     END_RULES,
     EndRule,
@@ -34,11 +35,6 @@ from coolfusion.tokenization.boundaries import Boundary, boundary_named, words
 SCORES = ("tokens", "bytes")
 
 
-def _check(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise UsageError(f"{name} is {value!r}; it must be {wanted}.")
-
-
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How sources are fused: where drafts are cut, how they are judged, how the end is decided.
@@ -64,10 +60,10 @@ class Recipe:
     scores: str = "tokens"
 
     def __post_init__(self) -> None:
-        _check(self.scores in SCORES, "scores", self.scores, " or ".join(SCORES))
+        check_setting(self.scores in SCORES, "scores", self.scores, " or ".join(SCORES))
         usable = math.isfinite(self.hedge) and self.hedge >= 0
-        _check(usable, "hedge", self.hedge, "a finite learning rate, 0 (none) or above")
-        _check(self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
+        check_setting(usable, "hedge", self.hedge, "a finite learning rate, 0 (none) or above")
+        check_setting(self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
 
     @property
     def ends_compete(self) -> bool:

@@ -21,7 +21,14 @@ from coolfusion.decoding.segments.rerankers import (
     mixture,
 )
 from coolfusion.errors import SourceError, UsageError
-from tests.laws.test_decoder import PROMPTS, Failing, prompts, samplings, source_lists, toy
+from tests.decoding.segments.test_decoder import (
+    PROMPTS,
+    Failing,
+    prompts,
+    samplings,
+    source_lists,
+    toy,
+)
 from tests.strategies import said
 
 RECIPES = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from coolfusion.backends.base import Distributions, Query, Scores
-from coolfusion.backends.huggingface import EncoderDecoderBackend, encoder_decoder
+from coolfusion.backends.huggingface import EncoderDecoderBackend, seq2seq
 from coolfusion.backends.huggingface.seq2seq_passes import MAX_BRANCHES, DecoderPasses
 from coolfusion.errors import ContextLengthError, NonFiniteError, SourceError, UsageError
 from coolfusion.testing import check_backend
@@ -89,7 +89,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def passes(model: Any, sides: Any, max_inputs: int, branches: int = MAX_BRANCHES) -> Any:
         return DecoderPasses(model, sides.split, max_inputs=2, max_branches=branches)
 
-    monkeypatch.setattr(encoder_decoder, "_choose_passes", passes)
+    monkeypatch.setattr(seq2seq, "_choose_passes", passes)
 
 
 @pytest.mark.usefixtures("quick")
@@ -102,7 +102,7 @@ def test_laws(kind: str) -> None:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_way_that_is_found_by_trying(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert EncoderDecoderBackend(model_of(kind)).strategy == "cached"
-    monkeypatch.setattr(encoder_decoder, "agrees", lambda *_: False)
+    monkeypatch.setattr(seq2seq, "agrees", lambda *_: False)
     backend = EncoderDecoderBackend(model_of(kind))
     assert backend.strategy == "recomputed"
     for query in queries_of(backend):

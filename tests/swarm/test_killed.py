@@ -29,7 +29,7 @@ def witnessed(folder: Path, device: str | None) -> float:
     return norm
 
 
-UTILITY = Utility((FunctionMeasure("tests.unit.test_swarm_killed:witnessed"),))
+UTILITY = Utility((FunctionMeasure("tests.swarm.test_killed:witnessed"),))
 
 
 def begun(experts: Experts, output: Path) -> int:

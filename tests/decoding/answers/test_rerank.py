@@ -27,8 +27,8 @@ from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.rerankers import RERANKERS, mean_nll
 from coolfusion.errors import SourceError
 from coolfusion.types import Candidate
-from tests.golden.test_reference import by_backend, voice_of
-from tests.laws.test_decoder import prompts, source_lists, toy
+from tests.decoding.segments.test_decoder import prompts, source_lists, toy
+from tests.decoding.segments.test_reference import by_backend, voice_of
 from tests.strategies import texts
 
 REQUEST = Request(max_new_tokens=25)

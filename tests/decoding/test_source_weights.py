@@ -22,7 +22,7 @@ from coolfusion.decoding.source_weights import (
 )
 from coolfusion.errors import UsageError
 from coolfusion.testing import toy_source
-from tests.laws.test_decoder import PROMPTS, Failing, source_lists, toy
+from tests.decoding.segments.test_decoder import PROMPTS, Failing, source_lists, toy
 from tests.strategies import STORIES, said
 
 losses = st.lists(

@@ -19,7 +19,7 @@ from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.boundaries import boundary_named
-from tests.laws.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
+from tests.decoding.segments.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
 from tests.strategies import STORIES, said
 
 JUDGES = {**RERANKERS, "without_outliers": without_outliers(RERANKERS["mean_nll"])}

@@ -14,9 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from coolfusion.backends import token_tree
 from coolfusion.backends.base import Query, Scores
-from coolfusion.backends.huggingface import TransformersBackend, packed
+from coolfusion.backends.huggingface import TransformersBackend, packed, token_tree
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.errors import NonFiniteError, UsageError
 from coolfusion.testing import check_backend

@@ -23,7 +23,7 @@ from coolfusion.decoding.scheduler import (
     together,
 )
 from coolfusion.errors import SourceError
-from tests.laws.test_decoder import PROMPTS, source_lists, toy
+from tests.decoding.segments.test_decoder import PROMPTS, source_lists, toy
 from tests.strategies import said
 
 

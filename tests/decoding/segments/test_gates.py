@@ -22,7 +22,7 @@ from coolfusion.decoding.segments.rerankers import bits_per_byte, calibrated, le
 from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.decoding.source_weights import PromptPrior
 from coolfusion.errors import UsageError
-from tests.laws.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
+from tests.decoding.segments.test_decoder import PROMPTS, Failing, samplings, source_lists, toy
 from tests.strategies import said
 
 BUDGETS = [None, Budget(0), Budget(2), Budget(max_scored_tokens=15), Budget(3, 20)]

@@ -43,7 +43,7 @@ from coolfusion.decoding.mixture.vocabulary import Vocabulary, vocabulary_differ
 from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.testing import toy_source
 from coolfusion.testing.toys import END, toy_tokenizer
-from tests.laws.test_decoder import PROMPTS, Failing
+from tests.decoding.segments.test_decoder import PROMPTS, Failing
 from tests.strategies import FAMILIES, STORIES, said
 
 RULES = ("arithmetic", "geometric", "top_k_union(4)")

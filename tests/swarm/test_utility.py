@@ -37,7 +37,7 @@ QUESTION = "Question: Tom has {} apples and buys {} more. How many apples does T
 ROWS = [{"prompt": QUESTION.format(a, b), "reference": a + b} for a, b in ((3, 2), (5, 4), (6, 9))]
 TASK = make_task("sums", ROWS)
 SHORT = Answering(40, ("\n",), raw=True)
-HERE = "tests.unit.test_swarm_utility:"
+HERE = "tests.swarm.test_utility:"
 
 
 @pytest.fixture(scope="module")

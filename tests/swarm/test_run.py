@@ -40,7 +40,7 @@ from coolfusion.swarm.utility import utility_dict
 from coolfusion.swarm.worker import serve
 from tests.checkpoints import llama_tensors, tensors_of, write_llama
 
-HERE = "tests.unit.test_swarm_runs:"
+HERE = "tests.swarm.test_run:"
 PLAN = Plan(num_particles=5, limits=Limits(max_iterations=3, patience=3, restart=1), seed=3)
 SHARES = (0.3, 0.8, -0.1)
 

@@ -22,7 +22,7 @@ def norm(folder: Path, device: str | None) -> float:
     return float(tensors_of(folder)["model.norm.weight"].norm())
 
 
-UTILITY = Utility((FunctionMeasure("tests.unit.test_swarm_obstacles:norm"),))
+UTILITY = Utility((FunctionMeasure("tests.swarm.test_obstacles:norm"),))
 
 
 @pytest.fixture

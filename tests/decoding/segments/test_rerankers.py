@@ -34,7 +34,7 @@ from coolfusion.decoding.segments.rerankers import (
 )
 from coolfusion.errors import UsageError
 from coolfusion.testing import check_reranker
-from tests.laws.test_decoder import PROMPTS, toy
+from tests.decoding.segments.test_decoder import PROMPTS, toy
 from tests.strategies import score_tables
 
 
