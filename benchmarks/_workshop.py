@@ -14,10 +14,10 @@ from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.evaluation import Task, make_task, metric_named
 from coolfusion.merging import Merge, merge
-from coolfusion.swarm import Answering, Experts, Plan, TaskMeasure, Utility, swarm
+from coolfusion.swarm import Answering, Experts, SwarmPlan, TaskMeasure, Utility, swarm
 from coolfusion.types import Generation
 
 REQUEST = Request(max_new_tokens=120)
@@ -33,7 +33,7 @@ class Answers(Protocol):
 
 # Ways to decode with all specialists at once; another way is one more entry.
 TOGETHER: Mapping[str, Callable[[Sequence[Source]], Answers]] = {
-    "segment fusion": Decoder,
+    "segment fusion": SegmentDecoder,
     "token mixture": MixtureDecoder,
 }
 
@@ -57,7 +57,7 @@ class System:
     def answers(self) -> Answers:
         """The system, loaded."""
         if len(self.paths) == 1:
-            return Decoder([load_source(self.paths[0], "model")], speculation=None)
+            return SegmentDecoder([load_source(self.paths[0], "model")], speculation=None)
         sources = [load_source(path, Path(path).name) for path in self.paths]
         return TOGETHER[self.name](sources)
 
@@ -132,7 +132,7 @@ class Workshop:
 
         return self.built(name, build)
 
-    def searched(self, name: str, experts: Experts, plan: Plan) -> System:
+    def searched(self, name: str, experts: Experts, plan: SwarmPlan) -> System:
         """The best particle of a Model Swarm."""
 
         def build() -> System:

@@ -20,7 +20,7 @@ from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.end_rules import END_RULES
 from coolfusion.decoding.segments.recipe import PRESETS, Recipe
 from coolfusion.decoding.segments.rerankers import RERANKERS, lead, without_outliers
@@ -83,7 +83,7 @@ def run(system: System, problems: Sequence[Problem]) -> Result:
     """Answer every problem as a chat."""
     begun = time.perf_counter()
     prompts = [[{"role": "user", "content": problem.question}] for problem in problems]
-    generations = Decoder(system.sources, system.recipe).generate_batch(
+    generations = SegmentDecoder(system.sources, system.recipe).generate_batch(
         prompts, Request(max_new_tokens=120)
     )
     right = [

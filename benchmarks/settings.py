@@ -29,9 +29,9 @@ from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.recipe import PRESETS, Recipe, make_recipe
-from coolfusion.evaluation import Plan, Report, evaluate, make_task
+from coolfusion.evaluation import EvaluationPlan, Report, evaluate, make_task
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
 
 SEEDS = {"dev": 2, "test": 3}
@@ -84,7 +84,7 @@ def chats(problems: Sequence[Problem]) -> list[Any]:
 
 def right(recipe: Recipe, sources: Sequence[Source], problems: Sequence[Problem]) -> list[bool]:
     """Which problems the fused sources solve."""
-    generations = Decoder(sources, recipe).generate_batch(chats(problems), REQUEST)
+    generations = SegmentDecoder(sources, recipe).generate_batch(chats(problems), REQUEST)
     return [
         extract_answer(generation.text) == problem.answer
         for generation, problem in zip(generations, problems, strict=True)
@@ -118,8 +118,10 @@ def report(
         for number, (chat, problem) in enumerate(zip(chats(problems), problems, strict=True))
     ]
     task = make_task("word problems", rows)
-    plan = Plan(systems=("sources", "rerank", "self_consistency", "fusion", *MIXTURES))
-    found = evaluate(Decoder(together), task, metric="last_number", request=REQUEST, plan=plan)
+    plan = EvaluationPlan(systems=("sources", "rerank", "self_consistency", "fusion", *MIXTURES))
+    found = evaluate(
+        SegmentDecoder(together), task, metric="last_number", request=REQUEST, plan=plan
+    )
     return found, right(PRESETS["paper"], together, problems)
 
 

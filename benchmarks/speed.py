@@ -34,7 +34,7 @@ from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.types import Generation
 
 AGREES, ARGUES = 0.2, 0.7  # noise on a copy's weights: few, or half, of the segments contested
@@ -102,10 +102,10 @@ def one_pass(sources: Sequence[Source], prompt: Any, text: str) -> float:
 def reencoded(sources: Sequence[Source], prompt: Any, request: Request) -> tuple[float, Generation]:
     """A loop that computes the whole text for every drafted token and every candidate."""
     forgetful = [replace(source, backend=_Reencoding(source)) for source in sources]
-    decoder = Decoder(forgetful, speculation=None)
+    decoder = SegmentDecoder(forgetful, speculation=None)
 
     def run() -> Generation:
-        state, steps = replace(decoder.start(prompt, request), lane=None), []
+        state, steps = replace(decoder.start(prompt, request), sequence_id=None), []
         while state.stop_reason is None:
             state, step = decoder.step(state)
             steps.append(step)
@@ -141,8 +141,8 @@ def compare(
 ) -> dict[str, Any]:
     """All ways of decoding ``prompts`` with ``sources``, by turns; the first prompt warms up."""
     ways = {
-        "fused": Decoder(_with_own_caches(sources)),
-        "plain": Decoder(_with_own_caches(sources), speculation=None),
+        "fused": SegmentDecoder(_with_own_caches(sources)),
+        "plain": SegmentDecoder(_with_own_caches(sources), speculation=None),
     }
     tallies = {name: Tally() for name in (*ways, "reencoding")}
     alone = dict.fromkeys([source.name for source in sources], 0.0)
@@ -188,8 +188,8 @@ def _with_own_caches(sources: Sequence[Source]) -> list[Source]:
 
 def side_by_side(sources: Sequence[Source], prompts: Sequence[Any]) -> dict[str, Any]:
     """Responses per second of batches of 1, 8 and 32, relative to one by one."""
-    decoder = Decoder(_with_own_caches(sources))
-    plain = Decoder(_with_own_caches(sources), speculation=None)
+    decoder = SegmentDecoder(_with_own_caches(sources))
+    plain = SegmentDecoder(_with_own_caches(sources), speculation=None)
     for how in (decoder, plain):
         how.generate(prompts[0], REQUEST)
     seconds, texts = {}, {}
@@ -211,7 +211,7 @@ def side_by_side(sources: Sequence[Source], prompts: Sequence[Any]) -> dict[str,
 
 def memory(source: Source, prompt: Any) -> float:
     """Bytes of weights and caches after a response, over weights and its own keys and values."""
-    decoder = Decoder([source, replace(source, name="again")])
+    decoder = SegmentDecoder([source, replace(source, name="again")])
     generation = decoder.generate(prompt, REQUEST)
     backend: Any = source.backend
     weights = sum(p.numel() * p.element_size() for p in backend._model.parameters())

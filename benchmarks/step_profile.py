@@ -26,10 +26,10 @@ from benchmarks.word_problems import generate
 from coolfusion.backends.huggingface import TransformersBackend, load_source, packed
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
-from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Rounds
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.scheduler import Scheduler
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.speculation import Speculation
 
 TENSORS = ("models", "tensors in and out")
@@ -72,8 +72,8 @@ def clocked(sources: list[Source]) -> Iterator[Clocks]:
     """Clocks on all parts of decoding with ``sources``."""
     clocks = Clocks()
     timed = [
-        (Rounds, "turn", "loop"),
-        (Recall, "answer", "memory of answers"),
+        (Scheduler, "turn", "loop"),
+        (AnswerCache, "answer", "memory of answers"),
         (packed.PackedPasses, "answer", "cache planning"),
         (packed.PackedPasses, "_forward", "tensors in and out"),
     ]
@@ -107,7 +107,7 @@ class _Clocked:
 def shares(num_sources: int, speculation: Speculation | None, count: int) -> dict[str, Any]:
     """Each part's share of the time of ``count`` responses of the built-in models, one by one."""
     sources = [load_source(path, path.name) for path in builtin_paths()[:num_sources]]
-    decoder = Decoder(sources, speculation=speculation)
+    decoder = SegmentDecoder(sources, speculation=speculation)
     chats = [
         [{"role": "user", "content": p.question}] for p in generate(count, seed=5, split="test")
     ]
@@ -144,7 +144,7 @@ def growth(speculation: Speculation | None) -> dict[str, float]:
         plain = load_source(path, path.name)
         model.lm_head = _plain_text_only(plain, config)
         sources.append(replace(plain, backend=TransformersBackend(model)))
-    decoder = Decoder(sources, speculation=speculation)
+    decoder = SegmentDecoder(sources, speculation=speculation)
     request = Request(max_new_tokens=END[1], max_segment_tokens=8)
     state = decoder.start("A long story about many things:", request)
     marks: dict[int, tuple[int, float]] = {}

@@ -26,7 +26,7 @@ from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answers.rerank import rerank_answers
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.recipe import Recipe, make_recipe
 from coolfusion.errors import SourceError
 from coolfusion.evaluation.likelihood import log_likelihoods
@@ -70,13 +70,13 @@ def texts_of(sources: Sequence[Source], openings: Sequence[str]) -> dict[str, li
     """What every system writes after the openings."""
     alone = {source.name: [source] for source in sources}
     found = {
-        name: [g.text for g in Decoder(some, Recipe()).generate_batch(openings, REQUEST)]
+        name: [g.text for g in SegmentDecoder(some, Recipe()).generate_batch(openings, REQUEST)]
         for name, some in alone.items()
     }
     for name, options in RECIPES.items():
-        decoder = Decoder(sources, make_recipe(**options))
+        decoder = SegmentDecoder(sources, make_recipe(**options))
         found[name] = [g.text for g in decoder.generate_batch(openings, REQUEST)]
-    rankings = rerank_answers(Decoder(sources), openings, REQUEST)
+    rankings = rerank_answers(SegmentDecoder(sources), openings, REQUEST)
     found["rerank"] = [ranking.text for ranking in rankings]
     return found
 

@@ -28,12 +28,12 @@ from benchmarks.translation_task import ACTORS, Pair, Style, held_out, sentences
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answers.rerank import own_answers, rerank_answers
-from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.decoding.mixture.options import Mixture
 from coolfusion.decoding.mixture.rules import Arithmetic, Geometric
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.recipe import PRESETS, make_recipe
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
 from coolfusion.testing.toys import END, toy_tokenizer
@@ -66,7 +66,7 @@ def systems(sources: Sequence[Source]) -> list[System]:
             lambda prompts: [each.text for each in own_answers(source, prompts, REQUEST)],
         )
 
-    def decoded(name: str, decoder: Stepwise[Any]) -> System:
+    def decoded(name: str, decoder: Decoder[Any]) -> System:
         return System(
             name, lambda prompts: [each.text for each in decoder.generate_batch(prompts, REQUEST)]
         )
@@ -74,13 +74,13 @@ def systems(sources: Sequence[Source]) -> list[System]:
     by_bytes = make_recipe(scores="bytes", reranker="bits_per_byte")
 
     def reranked(prompts: Sequence[Prompt]) -> list[str]:
-        return [each.text for each in rerank_answers(Decoder(sources), prompts, REQUEST)]
+        return [each.text for each in rerank_answers(SegmentDecoder(sources), prompts, REQUEST)]
 
     return [
         *map(alone, sources),
         System(RERANKED, reranked),
-        *(decoded(f"segments, {n} preset", Decoder(sources, r)) for n, r in PRESETS.items()),
-        decoded("segments, scored by bytes", Decoder(sources, by_bytes)),
+        *(decoded(f"segments, {n} preset", SegmentDecoder(sources, r)) for n, r in PRESETS.items()),
+        decoded("segments, scored by bytes", SegmentDecoder(sources, by_bytes)),
         *(
             decoded(f"mixture, {rule.name}", MixtureDecoder(sources, Mixture(rule)))
             for rule in (Arithmetic(), Geometric())

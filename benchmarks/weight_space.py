@@ -34,11 +34,11 @@ from coolfusion.backends.huggingface import load_source
 from coolfusion.evaluation import bootstrap_interval, paired_p_value
 from coolfusion.merging import Adapter, Merge
 from coolfusion.search import Limits
-from coolfusion.swarm import Experts, Plan
+from coolfusion.swarm import Experts, SwarmPlan
 
 SEEDS = {"dev": 2, "test": 3}
 NUM_PACED = 16  # answers that are timed one by one
-PLAN = Plan(num_particles=10, limits=Limits(max_iterations=5, patience=4, restart=3))
+PLAN = SwarmPlan(num_particles=10, limits=Limits(max_iterations=5, patience=4, restart=3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def grids(folder: Path, names: Iterable[str], best: str) -> dict[str, dict[str, 
     }
 
 
-def swarms(family: Family, folder: Path, *, adapters: bool) -> dict[str, tuple[Experts, Plan]]:
+def swarms(family: Family, folder: Path, *, adapters: bool) -> dict[str, tuple[Experts, SwarmPlan]]:
     """Every search by name, that between adapters if it is asked for."""
     base = str(folder / "base")
     whole = tuple(str(folder / name) for name in family.specialists)

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     )
     from coolfusion.backends.sampling import Sampling
     from coolfusion.backends.source import Source
+    from coolfusion.decoding.decoder import Decoder
+    from coolfusion.decoding.mixture.decoder import MixtureDecoder
     from coolfusion.decoding.request import Request
-    from coolfusion.decoding.segments.decoder import Decoder
+    from coolfusion.decoding.segments.decoder import SegmentDecoder
     from coolfusion.decoding.segments.recipe import Recipe
     from coolfusion.decoding.segments.rerankers import Reranker, ScoreTable
     from coolfusion.decoding.segments.speculation import Speculation
@@ -51,7 +53,7 @@ _HOME = {
     "Boundary": "tokenization.boundaries",
     "Candidate": "types",
     "CoolfusionError": "errors",
-    "Decoder": "decoding.segments.decoder",
+    "Decoder": "decoding.decoder",
     "DistributionBackend": "backends.base",
     "Distributions": "backends.base",
     "FusionModel": "fusion",
@@ -59,6 +61,7 @@ _HOME = {
     "HuggingFaceTokenizer": "tokenization.huggingface",
     "LoadError": "errors",
     "LossyTokenizerError": "errors",
+    "MixtureDecoder": "decoding.mixture.decoder",
     "PromptError": "errors",
     "Query": "backends.base",
     "Recipe": "decoding.segments.recipe",
@@ -67,6 +70,7 @@ _HOME = {
     "Sampling": "backends.sampling",
     "ScoreTable": "decoding.segments.rerankers",
     "Scores": "backends.base",
+    "SegmentDecoder": "decoding.segments.decoder",
     "Source": "backends.source",
     "SourceError": "errors",
     "Speculation": "decoding.segments.speculation",

@@ -14,13 +14,13 @@ from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.config.options import check_fusion_options, one_each
 from coolfusion.config.strategies import MIXTURE, SEGMENTS, strategy_named
 from coolfusion.decoding.batching import MAX_ROWS, MAX_TOKENS
-from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.decoding.mixture.options import Mixture
 from coolfusion.decoding.mixture.rules import MixingRule
 from coolfusion.decoding.request import request
 from coolfusion.decoding.segments.beam import BeamSearch, Ranked
-from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, Decoder
+from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, SegmentDecoder
 from coolfusion.decoding.segments.end_rules import EndRule
 from coolfusion.decoding.segments.gates import Budget, Gate
 from coolfusion.decoding.segments.recipe import Recipe
@@ -32,7 +32,7 @@ from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step
 
-Progress = Callable[[str, int, int], None]
+LoadProgress = Callable[[str, int, int], None]
 
 
 @final
@@ -56,7 +56,7 @@ class FusionModel:
         mixture: Mixture | None = None,
     ) -> None:
         self.strategy = strategy_named(strategy)
-        self.segments = Decoder(sources, recipe, speculation=speculation)
+        self.segments = SegmentDecoder(sources, recipe, speculation=speculation)
         self._mixture = mixture
         self.decoder_for(strategy)  # refuses sources that cannot be mixed
 
@@ -66,7 +66,7 @@ class FusionModel:
         return self.segments.sources
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> SegmentDecoder:
         """The decoder of segments. Raises ``UsageError`` for a fusion that is a mixture."""
         if self.strategy != SEGMENTS:
             raise UsageError(f'The strategy is "{self.strategy}", but this needs "{SEGMENTS}".')
@@ -80,7 +80,7 @@ class FusionModel:
             self.sources, self._mixture or Mixture(weights=recipe.weights, prior=recipe.prior)
         )
 
-    def decoder_for(self, strategy: str | None = None) -> Stepwise[Any]:
+    def decoder_for(self, strategy: str | None = None) -> Decoder[Any]:
         """The decoder of a strategy; None: that of this fusion."""
         chosen = self.strategy if strategy is None else strategy_named(strategy)
         return self.mixture if chosen == MIXTURE else self.segments
@@ -119,7 +119,7 @@ class FusionModel:
         trust_remote_code: bool = False,
         lossy_ok: bool = False,
         model_options: dict[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: LoadProgress | None = None,
     ) -> FusionModel:
         """Load sources from folders or hub ids; with no models named, the built-in ones.
 

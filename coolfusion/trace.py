@@ -14,7 +14,7 @@ from os import PathLike
 from typing import IO, Any, final
 
 from coolfusion.errors import UsageError
-from coolfusion.types import Absence, Candidate, Generation, Step, StopReason, Usage
+from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 
 
 @final
@@ -81,8 +81,8 @@ def step_from_dict(record: dict[str, Any]) -> Step:
             "sources": tuple(record["sources"]),
             "candidates": tuple(_candidate(entry) for entry in record["candidates"]),
             "log_end": _numbers(record["log_end"]),
-            "withdrawn": tuple(Absence(**entry) for entry in record["withdrawn"]),
-            "dropped": tuple(Absence(**entry) for entry in record["dropped"]),
+            "withdrawn": tuple(SkippedSource(**entry) for entry in record["withdrawn"]),
+            "dropped": tuple(SkippedSource(**entry) for entry in record["dropped"]),
             "usage": tuple(Usage(**entry) for entry in record["usage"]),
         }
     )

@@ -86,7 +86,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Absence:
+class SkippedSource:
     """A source that offered no candidate in a step, and why."""
 
     source: str
@@ -111,8 +111,8 @@ class Step:
     winner: int | None
     ends: bool
     log_end: tuple[float, ...] | None
-    withdrawn: tuple[Absence, ...]
-    dropped: tuple[Absence, ...]
+    withdrawn: tuple[SkippedSource, ...]
+    dropped: tuple[SkippedSource, ...]
     usage: tuple[Usage, ...]
     seconds: float
 

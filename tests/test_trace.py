@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from coolfusion.errors import UsageError
 from coolfusion.trace import read_trace, step_from_dict, step_to_dict, write_trace
-from coolfusion.types import Absence, Candidate, Generation, Step, StopReason, Usage
+from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 from tests.strategies import texts
 
 numbers = st.floats(-1e6, 0.0) | st.just(float("-inf"))
 counts = st.integers(0, 10**6)
 names = ("a", "b")
 pairs = st.tuples(numbers, numbers)
-absences = st.lists(st.builds(Absence, st.sampled_from(names), texts), max_size=2).map(tuple)
+absences = st.lists(st.builds(SkippedSource, st.sampled_from(names), texts), max_size=2).map(tuple)
 candidates = st.builds(
     Candidate,
     text=texts,

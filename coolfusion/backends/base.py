@@ -24,7 +24,7 @@ class Query:
 
     ``prefix`` holds at least one id; that of an encoder-decoder model begins with its encoder's
     input, as ids from ``vocab_size`` on. ``watch`` names ids whose total probability is wanted
-    at every position (the ids that end a text, say). ``lane`` is a hint: queries about one
+    at every position (the ids that end a text, say). ``sequence_id`` is a hint: queries about one
     growing text carry the same number, so that a cache finds it without a search. No answer
     depends on it.
     """
@@ -33,7 +33,7 @@ class Query:
     continuation: tuple[int, ...] = ()
     watch: tuple[int, ...] = ()
     sampling: Sampling = GREEDY
-    lane: int | None = None
+    sequence_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from coolfusion.errors import UsageError
 if TYPE_CHECKING:
     from coolfusion.backends.sampling import Sampling
     from coolfusion.decoding.request import Request
-    from coolfusion.evaluation import Plan, Report
+    from coolfusion.evaluation import EvaluationPlan, Report
 
 HARNESS = "lm_eval:"
 # Options that change no answer; a resumed run must have the same of all others.
@@ -131,15 +131,15 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
             bar.clear()
 
 
-def _plan(arguments: argparse.Namespace, sampling: Sampling) -> Plan:
-    from coolfusion.evaluation import SYSTEMS, Plan
+def _plan(arguments: argparse.Namespace, sampling: Sampling) -> EvaluationPlan:
+    from coolfusion.evaluation import SYSTEMS, EvaluationPlan
 
     if arguments.sample_temperature <= 0:
         raise UsageError(
             f"--sample-temperature is {arguments.sample_temperature}; samples of one source differ "
             "only above 0."
         )
-    return Plan(
+    return EvaluationPlan(
         tuple(options.split_list(arguments.systems) or SYSTEMS),
         arguments.samples,
         replace(sampling, temperature=arguments.sample_temperature),

@@ -18,7 +18,7 @@ from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
 
 if TYPE_CHECKING:
-    from coolfusion.decoding.decoder import Stepwise
+    from coolfusion.decoding.decoder import Decoder
     from coolfusion.fusion import FusionModel
     from coolfusion.tokenization.prompts import Prompt
 
@@ -144,7 +144,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _answer(
-    arguments: argparse.Namespace, decoder: Stepwise[Any], state: Any, recorder: _Recorder
+    arguments: argparse.Namespace, decoder: Decoder[Any], state: Any, recorder: _Recorder
 ) -> int:
     """Decode step by step, showing and recording each as soon as it is committed."""
     names = [source.name for source in decoder.sources]

@@ -14,7 +14,7 @@ from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
-    from coolfusion.merging import MergeRecipe, Progress
+    from coolfusion.merging import MergeProgress, MergeRecipe
 
 METHODS = "linear, slerp, task_arithmetic, ties, dare, dare_ties or minmax_threshold"
 PARAMETERS = {
@@ -74,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     recipe = _recipe(arguments)
     bar = options.Progress("merging", sys.stderr)
-    last: list[Progress] = []
+    last: list[MergeProgress] = []
 
-    def show(progress: Progress) -> None:
+    def show(progress: MergeProgress) -> None:
         last[:] = [progress]
         if not arguments.quiet:
             bar.show(progress.num_tensors, progress.all_tensors, _amount(progress))
@@ -137,7 +137,7 @@ def _recipe(arguments: argparse.Namespace) -> MergeRecipe:
     return MergeRecipe(merge, arguments.dtype, tuple(arguments.ignore or ()))
 
 
-def _amount(progress: Progress) -> str:
+def _amount(progress: MergeProgress) -> str:
     return f"{_bytes(progress.num_bytes)} of {_bytes(progress.all_bytes)}  {progress.name}"
 
 

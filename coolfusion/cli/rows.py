@@ -26,7 +26,7 @@ ROW_START = b'{"id": '
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class InputRow:
     """One prompt of a file; ``id`` is its own or its number.
 
     Sources in ``own`` are given what it says, all others ``content`` (None: there are no others).
@@ -66,11 +66,11 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
 
 
 def answers(
-    arguments: argparse.Namespace, fusion: FusionModel, todo: list[Row], request: Request
+    arguments: argparse.Namespace, fusion: FusionModel, todo: list[InputRow], request: Request
 ) -> Iterator[dict[str, Any]]:
     """A record for each row, in the order in which they finish; a bad row's holds its error."""
     decoder = fusion.decoder_for()
-    good: list[tuple[Row, Prompt]] = []
+    good: list[tuple[InputRow, Prompt]] = []
     for row in todo:
         try:
             prompt = prompt_of(arguments, fusion, row.content, row.own)
@@ -85,7 +85,7 @@ def answers(
         yield {"id": good[index][0].id, **result_dict(generation)}
 
 
-def read_rows(path: str) -> list[Row]:
+def read_rows(path: str) -> list[InputRow]:
     """The rows of a JSON lines file. Raises ``UsageError`` naming the line that is wrong."""
     try:
         lines = Path(path).read_bytes().decode("utf-8").split("\n")
@@ -148,13 +148,13 @@ def write_row(output: IO[str], record: dict[str, Any]) -> None:
     output.flush()
 
 
-def _row(path: str, number: int, line: str) -> Row:
+def _row(path: str, number: int, line: str) -> InputRow:
     try:
         value = json.loads(line)
     except ValueError as error:
         raise UsageError(f'"{path}" line {number + 1} is not JSON: {error}.') from None
     if isinstance(value, str):
-        return Row(number, value)
+        return InputRow(number, value)
     row_id = value.get("id", number) if isinstance(value, dict) else None
     own = value.get("prompts", {}) if isinstance(value, dict) else None
     if isinstance(row_id, (str, int)) and isinstance(own, dict):
@@ -163,7 +163,7 @@ def _row(path: str, number: int, line: str) -> Row:
         given = [*common, *own.values()]
         is_as_named = not isinstance(prompt, list) and not isinstance(messages, str)
         if given and len(common) < 2 and is_as_named and all(map(_is_prompt, given)):
-            return Row(row_id, next(iter(common), None), own)
+            return InputRow(row_id, next(iter(common), None), own)
     raise UsageError(
         f'"{path}" line {number + 1} is no row. A row is a string, or an object with "prompt" or '
         '"messages" and, if wanted, "prompts" that map names of sources to texts or messages of '

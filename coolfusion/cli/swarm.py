@@ -13,7 +13,7 @@ from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
-    from coolfusion.swarm import Experts, Measure, Plan, Progress, Result, Utility
+    from coolfusion.swarm import Experts, Measure, Result, SwarmPlan, SwarmProgress, Utility
 
 HARNESS = "lm_eval:"
 COEFFICIENTS = {
@@ -163,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     bar = options.Progress("searching", sys.stderr)
     shown: list[int] = []
 
-    def show(progress: Progress) -> None:
+    def show(progress: SwarmProgress) -> None:
         if arguments.quiet:
             return
         text = _state(progress, plan)
@@ -242,14 +242,14 @@ def _utility(arguments: argparse.Namespace) -> Utility:
     return Utility(tuple(measures), loading)
 
 
-def _plan(arguments: argparse.Namespace) -> Plan:
+def _plan(arguments: argparse.Namespace) -> SwarmPlan:
     from coolfusion.search import PUBLISHED_GRID, Coefficients, Grid, Limits
-    from coolfusion.swarm import Plan
+    from coolfusion.swarm import SwarmPlan
 
     given = {name: getattr(arguments, name) for name in COEFFICIENTS}
     given = {name: value for name, value in given.items() if value is not None}
     fixed = {name: (value,) for name, value in given.items() if name in PUBLISHED_GRID.axes}
-    return Plan(
+    return SwarmPlan(
         num_particles=arguments.particles,
         reach=arguments.reach,
         coefficients=Coefficients(**given),
@@ -260,7 +260,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-def _state(progress: Progress, plan: Plan) -> str:
+def _state(progress: SwarmProgress, plan: SwarmPlan) -> str:
     trial = f"trial {progress.trial + 1} of {plan.trials}, " if plan.trials > 1 else ""
     best = "none yet" if progress.best is None else f"{progress.best:.4f}"
     return f"{trial}iteration {progress.iteration} of {plan.limits.max_iterations}, best {best}"

@@ -23,7 +23,7 @@ from coolfusion.backends.base import (
     Scores,
 )
 from coolfusion.backends.sampling import Sampling
-from coolfusion.decoding.scheduler import Ask, AskDistributions
+from coolfusion.decoding.scheduler import DistributionRequest, ModelRequest
 from coolfusion.errors import NonFiniteError, SourceError
 
 _KEEP = 0.95  # weight that an earlier measurement keeps when a new one arrives
@@ -133,10 +133,10 @@ def step(fact: Fact, token: int) -> Fact:
 
 
 @final
-class Recall:
-    """Asks a backend, and never twice about the same lane's text.
+class AnswerCache:
+    """Asks a backend, and never twice about the same sequence's text.
 
-    Queries without a lane are passed on, and so are those for whole distributions, of which few
+    Queries without a sequence id are passed on, and so are those for whole distributions, of which few
     are asked for again. ``pace`` is how fast the backend proved to be.
     """
 
@@ -145,9 +145,9 @@ class Recall:
         self.pace = Pace()
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
-    def answer(self, asks: Sequence[Ask]) -> list[Scores | Distributions]:
+    def answer(self, asks: Sequence[ModelRequest]) -> list[Scores | Distributions]:
         """Answer questions in order; only what is not known yet is asked of the model."""
-        whole = [i for i, ask in enumerate(asks) if isinstance(ask, AskDistributions)]
+        whole = [i for i, ask in enumerate(asks) if isinstance(ask, DistributionRequest)]
         if not whole:
             return [*self._scores(asks)]
         answers: dict[int, Scores | Distributions] = {}
@@ -170,7 +170,7 @@ class Recall:
             )
         return answers
 
-    def _scores(self, asks: Sequence[Ask]) -> list[Scores]:
+    def _scores(self, asks: Sequence[ModelRequest]) -> list[Scores]:
         known = [self._known(ask) for ask in asks]
         open_ = [i for i, ask in enumerate(asks) if not _is_whole(ask, known[i])]
         if not open_:
@@ -191,13 +191,13 @@ class Recall:
             known[i] = _joined(known[i], scores)
         return known
 
-    def _known(self, ask: Ask) -> Scores:
+    def _known(self, ask: ModelRequest) -> Scores:
         return self._known_draft(ask.query) if ask.is_draft else self._known_scores(ask.query)
 
     def _text(self, query: Query) -> Text | None:
-        if query.lane is None:
+        if query.sequence_id is None:
             return None
-        kind = (query.lane, query.sampling, query.watch)
+        kind = (query.sequence_id, query.sampling, query.watch)
         text = self._texts.get(kind)
         if text is None:
             text = self._texts[kind] = Text()
@@ -256,11 +256,11 @@ class Recall:
 _NOTHING = Scores((), (), (), ())
 
 
-def _is_whole(ask: Ask, known: Scores) -> bool:
+def _is_whole(ask: ModelRequest, known: Scores) -> bool:
     return len(known.picks) > (0 if ask.is_draft else len(ask.query.continuation))
 
 
-def _rest(ask: Ask, known: Scores) -> Query:
+def _rest(ask: ModelRequest, known: Scores) -> Query:
     """The part of a query that follows what is known of its continuation."""
     query, num_known = ask.query, len(known.log_probs)
     if not num_known:

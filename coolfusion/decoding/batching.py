@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Over, Rounds, Talk
+from coolfusion.decoding.scheduler import Over, Scheduler, Talk
 from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
@@ -54,7 +54,7 @@ class Stepper(Protocol[State]):
         """A state with nothing said yet."""
         ...
 
-    def rounds(self) -> Rounds[int, tuple[State, Step]]:
+    def scheduler(self) -> Scheduler[int, tuple[State, Step]]:
         """What answers the questions that steps have for the sources."""
         ...
 
@@ -68,7 +68,7 @@ class Stepper(Protocol[State]):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """How much is decoded side by side.
 
     ``max_rows`` responses at most, and no more than fit into ``max_tokens``: a row counts as
@@ -86,7 +86,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Row(Generic[State]):
+class Response(Generic[State]):
     """A response being decoded: which prompt's it is, and its steps so far."""
 
     index: int
@@ -96,7 +96,7 @@ class Row(Generic[State]):
 
 
 def decode_each(
-    decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None, limits: Limits
+    decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None, limits: BatchLimits
 ) -> Iterator[tuple[int, Generation]]:
     """(index, response) pairs in the order they finish; waiting prompts take freed rows.
 
@@ -104,8 +104,8 @@ def decode_each(
     """
     waiting = _begun(decoder, prompts, request)
     following = next(waiting, None)
-    rounds = decoder.rounds()
-    rows: dict[int, Row[State]] = {}
+    rounds = decoder.scheduler()
+    rows: dict[int, Response[State]] = {}
     while rows or following is not None:
         while following is not None and _fits(following, rows.values(), limits):
             rows[following.index] = following
@@ -130,14 +130,14 @@ def timed(over: Over[int, tuple[State, Step]]) -> tuple[State, Step]:
 
 def _begun(
     decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None
-) -> Iterator[Row[State]]:
+) -> Iterator[Response[State]]:
     for index, prompt in enumerate(prompts):
         state = decoder.start(prompt, request)
         longest = max(len(ids) for ids in state.prompts)
-        yield Row(index, state, longest + state.request.max_new_tokens)
+        yield Response(index, state, longest + state.request.max_new_tokens)
 
 
-def _fits(row: Row[State], rows: Collection[Row[State]], limits: Limits) -> bool:
+def _fits(row: Response[State], rows: Collection[Response[State]], limits: BatchLimits) -> bool:
     if not rows:
         return True
     widest = max(row.width, *(other.width for other in rows))

@@ -10,18 +10,18 @@ from coolfusion.backends.source import Source
 from coolfusion.decoding.batching import (
     MAX_ROWS,
     MAX_TOKENS,
-    Limits,
+    BatchLimits,
     State,
     decode_each,
     timed,
 )
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Rounds, Talk
+from coolfusion.decoding.scheduler import Scheduler, Talk
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 
 
-class Stepwise(ABC, Generic[State]):
+class Decoder(ABC, Generic[State]):
     """Decodes responses of ``sources`` alone, as a stream, side by side, or step by step.
 
     A step is a pure function of a state, so that none of these ways says anything else.
@@ -38,7 +38,7 @@ class Stepwise(ABC, Generic[State]):
         """
 
     @abstractmethod
-    def rounds(self) -> Rounds[int, tuple[State, Step]]:
+    def scheduler(self) -> Scheduler[int, tuple[State, Step]]:
         """What answers the questions that steps have for the sources.
 
         Sources on devices of their own answer at the same time, those on one device in turn.
@@ -56,7 +56,7 @@ class Stepwise(ABC, Generic[State]):
         """Step several responses at once; every row's result is what ``step`` would give."""
         if any(state.stop_reason for state in states):
             raise ValueError("A stopped response cannot be stepped. Start a new one.")
-        rounds = self.rounds()
+        rounds = self.scheduler()
         for row, state in enumerate(states):
             rounds.begin(row, self.stepping(state, len(states)))
         stepped: dict[int, tuple[State, Step]] = {}
@@ -102,7 +102,7 @@ class Stepwise(ABC, Generic[State]):
         Up to ``max_rows`` responses are decoded side by side, fewer where their prompts and
         ``max_new_tokens`` together exceed ``max_tokens``.
         """
-        return decode_each(self, prompts, request, Limits(max_rows, max_tokens))
+        return decode_each(self, prompts, request, BatchLimits(max_rows, max_tokens))
 
     def finish(self, state: State, steps: Sequence[Step]) -> Generation:
         """The response that ``state`` and the ``steps`` that led to it make up."""

@@ -19,7 +19,7 @@ def check_setting(holds: bool, name: str, value: object, wanted: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Limits and habits of one response.
+    """BatchLimits and habits of one response.
 
     ``max_new_tokens`` bounds the response in the tokens of the source that needs most.
     ``max_segment_tokens`` overrides the boundary's own cap. A source that fails is dropped

@@ -3,7 +3,7 @@
 What decodes one response is written for one response. The questions of many responses are
 collected and answered in shared calls by ``coolfusion.decoding.scheduler``.
 
-Rounds of questions and answers: all that responses ask of one source is one call to it.
+Scheduler of questions and answers: all that responses ask of one source is one call to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coolfusion.errors import SourceError
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ModelRequest:
     """A query to the source with this number.
 
     ``is_draft`` asks for the model's own picks after the query's prefix, which has no
@@ -32,7 +32,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class AskDistributions(Ask):
+class DistributionRequest(ModelRequest):
     """A query whose answer is to be whole distributions, ``Distributions`` instead of ``Scores``."""
 
 
@@ -47,17 +47,17 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 Answer: TypeAlias = Scores | Distributions | SourceError
-Talk: TypeAlias = Generator[list[Ask] | Fork, list[Any], Result]
+Talk: TypeAlias = Generator[list[ModelRequest] | Fork, list[Any], Result]
 
 
-def ask(questions: list[Ask]) -> Talk[list[Scores]]:
-    """Ask all questions at once; the first answer that is an error is raised."""
+def ask(questions: list[ModelRequest]) -> Talk[list[Scores]]:
+    """ModelRequest all questions at once; the first answer that is an error is raised."""
     answers: list[Answer] = (yield questions) if questions else []
     _raise_first(answers)
     return [answer for answer in answers if isinstance(answer, Scores)]
 
 
-def ask_distributions(questions: list[AskDistributions]) -> Talk[list[Distributions]]:
+def ask_distributions(questions: list[DistributionRequest]) -> Talk[list[Distributions]]:
     """The same for whole distributions."""
     answers: list[Answer] = (yield [*questions]) if questions else []
     _raise_first(answers)
@@ -82,7 +82,7 @@ Key = TypeVar("Key", bound=Hashable)
 class Answerer(Protocol):
     """Whoever answers the questions put to one source, whatever answers are to them."""
 
-    def answer(self, asks: Sequence[Ask]) -> list[Any]:
+    def answer(self, asks: Sequence[ModelRequest]) -> list[Any]:
         """Answer questions in order. One of them failing may fail all."""
         ...
 
@@ -112,7 +112,7 @@ class Over(Generic[Key, Result]):
 
 
 @final
-class Rounds(Generic[Key, Result]):
+class Scheduler(Generic[Key, Result]):
     """Conversations under way, and the questions that wait for each source.
 
     A round is one call to the source for which most questions wait: where sources take turns
@@ -123,7 +123,7 @@ class Rounds(Generic[Key, Result]):
     def __init__(self, answerers: Sequence[Answerer], *, concurrent: bool = False) -> None:
         self._answerers = answerers
         self._concurrent = concurrent
-        self._queues: dict[int, list[tuple[Speaker, int, Ask]]] = {}
+        self._queues: dict[int, list[tuple[Speaker, int, ModelRequest]]] = {}
         self._over: list[Over[Key, Result]] = []
 
     def begin(self, key: Key, talk: Talk[Result]) -> None:
@@ -150,9 +150,9 @@ class Rounds(Generic[Key, Result]):
                 self._deliver(speaker, place, answer)
 
     def _answers(
-        self, sources: list[int], queues: list[list[tuple[Speaker, int, Ask]]]
+        self, sources: list[int], queues: list[list[tuple[Speaker, int, ModelRequest]]]
     ) -> list[list[Any]]:
-        def answered(source: int, queue: list[tuple[Speaker, int, Ask]]) -> list[Any]:
+        def answered(source: int, queue: list[tuple[Speaker, int, ModelRequest]]) -> list[Any]:
             return isolated(self._answerers[source].answer, [ask for _, _, ask in queue])
 
         if len(sources) == 1:
@@ -182,7 +182,7 @@ class Rounds(Generic[Key, Result]):
             speaker.seconds += time.perf_counter() - begun
             self._wait(speaker, wanted)
 
-    def _wait(self, speaker: Speaker, wanted: list[Ask] | Fork) -> None:
+    def _wait(self, speaker: Speaker, wanted: list[ModelRequest] | Fork) -> None:
         asked = wanted.talks if isinstance(wanted, Fork) else wanted
         speaker.awaited = [None] * len(asked)
         speaker.num_missing = len(asked)
@@ -204,7 +204,7 @@ class Rounds(Generic[Key, Result]):
 
 def hold(talk: Talk[Result], answerers: Sequence[Answerer]) -> Result:
     """Hold one conversation to its end."""
-    rounds: Rounds[int, Result] = Rounds(answerers)
+    rounds: Scheduler[int, Result] = Scheduler(answerers)
     rounds.begin(0, talk)
     return rounds.turn()[0].result
 

@@ -23,7 +23,7 @@ from coolfusion.backends.base import Query
 from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import Source
 from coolfusion.decoding.notation import number_of, parse
-from coolfusion.decoding.scheduler import Ask, Talk, ask
+from coolfusion.decoding.scheduler import ModelRequest, Talk, ask
 from coolfusion.errors import UsageError
 from coolfusion.types import Floats, Usage
 
@@ -105,9 +105,9 @@ class PromptReading:
 
 
 def read_prompt(
-    k: int, source: Source, prompt: tuple[int, ...], sampling: Sampling, lane: int | None
+    k: int, source: Source, prompt: tuple[int, ...], sampling: Sampling, sequence_id: int | None
 ) -> Talk[PromptReading]:
-    """Ask ``source``, number ``k``, for the likelihood of its prompt after the first token.
+    """ModelRequest ``source``, number ``k``, for the likelihood of its prompt after the first token.
 
     Only tokens that have bytes count; control tokens, as of a chat template, do not. What an
     encoder reads is given and not predicted, so a source with one has nothing to be judged by.
@@ -117,8 +117,8 @@ def read_prompt(
     if not any(pieces):
         return PromptReading(math.nan, Usage())
     watch = tuple(sorted(source.tokenizer.end_ids))
-    query = Query(prompt[:start], prompt[start:], watch, sampling, lane)
-    (scores,) = yield from ask([Ask(k, query)])
+    query = Query(prompt[:start], prompt[start:], watch, sampling, sequence_id)
+    (scores,) = yield from ask([ModelRequest(k, query)])
     nats = -sum(log_prob for log_prob, piece in zip(scores.log_probs, pieces, strict=True) if piece)
     num_bytes = sum(len(piece) for piece in pieces if piece)
     return PromptReading(

@@ -9,7 +9,7 @@ imported only when it is asked for.
 """
 
 from coolfusion.evaluation.metrics import Metric, metric_named
-from coolfusion.evaluation.plan import Plan
+from coolfusion.evaluation.plan import EvaluationPlan
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import (
     Report,
@@ -31,9 +31,9 @@ from coolfusion.evaluation.tasks import Row, Task, make_task, read_task
 
 __all__ = [
     "SYSTEMS",
+    "EvaluationPlan",
     "Metric",
     "Outcome",
-    "Plan",
     "Record",
     "Report",
     "Row",

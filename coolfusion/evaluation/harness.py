@@ -25,7 +25,7 @@ from lm_eval.api.registry import register_model
 from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.evaluation.harness_text import (
     context_of,
@@ -70,7 +70,7 @@ class CoolfusionLM(LM):
         self,
         models: str | None = None,
         *,
-        decoder: Decoder | None = None,
+        decoder: SegmentDecoder | None = None,
         names: str | None = None,
         preset: str | None = None,
         reranker: str | None = None,

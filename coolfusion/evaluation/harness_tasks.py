@@ -13,7 +13,7 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 
 from coolfusion.decoding.answers.rerank import FUSED
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.harness import CoolfusionLM
 from coolfusion.evaluation.metrics import Metric
@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def evaluate_harness_task(
-    decoder: Decoder,
+    decoder: SegmentDecoder,
     name: str,
     *,
     metric: str | None = None,
@@ -49,7 +49,7 @@ def evaluate_harness_task(
     """
     own = None if include_path is None else str(include_path)
     manager = TaskManager(include_path=own, include_defaults=own is None)
-    systems = {source.name: Decoder([source]) for source in decoder.sources}
+    systems = {source.name: SegmentDecoder([source]) for source in decoder.sources}
     if FUSED in systems:
         raise UsageError(f'A source is named "{FUSED}", which is a system here. Name it otherwise.')
     systems[FUSED] = decoder

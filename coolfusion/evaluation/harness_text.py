@@ -10,7 +10,7 @@ from typing import Any
 from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import Source
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.prompts import Message, OwnPrompt
 
@@ -93,7 +93,7 @@ def _fits(text: str, sources: Sequence[Source], request: Request) -> bool:
     return True
 
 
-def is_greedy(decoder: Decoder, context: str, continuation: str) -> bool:
+def is_greedy(decoder: SegmentDecoder, context: str, continuation: str) -> bool:
     """Whether the fused greedy response begins with ``continuation``, at a word's end.
 
     Steps are taken only while what was said is a beginning of it. Without a context there is

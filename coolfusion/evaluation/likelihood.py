@@ -19,7 +19,7 @@ import numpy as np
 
 from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
-from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.scheduler import hold, together
 from coolfusion.decoding.segments.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.decoding.source_weights import uniform
@@ -37,7 +37,7 @@ def log_likelihoods(
         for prompt, entries in zip(prompts, texts, strict=True)
     ]
     return hold(
-        together([score(0, source, request) for request in requests]), [Recall(source.backend)]
+        together([score(0, source, request) for request in requests]), [AnswerCache(source.backend)]
     )
 
 

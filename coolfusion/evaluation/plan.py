@@ -16,7 +16,7 @@ SAMPLED = Sampling(temperature=0.7)  # as arXiv 2203.11171 samples its largest m
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """What is compared.
 
     ``systems``: names from ``SYSTEMS``, and those of mixtures (``mixture``, ``mixture(RULE)``); the sources alone are always run. ``num_samples``: how

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from coolfusion.decoding.answers.rerank import FUSED, sample_requests
-from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import UsageError
 from coolfusion.evaluation import systems
 from coolfusion.evaluation.metrics import Metric, MetricError
-from coolfusion.evaluation.plan import Plan, row_metrics
+from coolfusion.evaluation.plan import EvaluationPlan, row_metrics
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import Report, judge, report_on
 from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
@@ -27,13 +27,13 @@ Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
-    decoder: Decoder,
+    decoder: SegmentDecoder,
     task: Task,
     *,
-    fused: Stepwise[Any] | None = None,
+    fused: Decoder[Any] | None = None,
     metric: str = "exact_match",
     request: Request | None = None,
-    plan: Plan | None = None,
+    plan: EvaluationPlan | None = None,
     record: Record | None = None,
     prompt_of: PromptOf | None = None,
     progress: Progress | None = None,
@@ -54,7 +54,7 @@ def evaluate(
         task,
         row_metrics(task, metric),
         request or Request(),
-        plan or Plan(),
+        plan or EvaluationPlan(),
         record if record is not None else Record(),
         prompt_of or (lambda row: row.prompt),
         progress or (lambda *_: None),
@@ -67,12 +67,12 @@ def evaluate(
 class _Run:
     """One call of ``evaluate``: its arguments, and the order in which systems are run."""
 
-    decoder: Decoder
-    fused: Stepwise[Any]
+    decoder: SegmentDecoder
+    fused: Decoder[Any]
     task: Task
     metrics: dict[str | int, Metric]
     request: Request
-    plan: Plan
+    plan: EvaluationPlan
     record: Record
     prompt_of: PromptOf
     progress: Progress
@@ -191,7 +191,7 @@ class _Run:
         return np.array(values, dtype=np.float64)
 
     def _alone(self, name: str, request: Request, k: int) -> System:
-        alone = Decoder([self.decoder.sources[k]])
+        alone = SegmentDecoder([self.decoder.sources[k]])
         return systems.decoding(name, alone, request, self.prompt_of, self.plan.batch_size)
 
     def _mixing(self, name: str) -> System:

@@ -29,10 +29,10 @@ from coolfusion.decoding.answers.rerank import (
     rerank,
 )
 from coolfusion.decoding.answers.vote import majority_vote
-from coolfusion.decoding.decoder import Stepwise
+from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.options import Mixture, make_mixture
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.errors import PromptError, SourceError, UsageError
 from coolfusion.evaluation.likelihood import log_likelihoods, mean, source_weights
@@ -77,7 +77,7 @@ def mixture_named(name: str, recipe: Recipe) -> Mixture:
 
 
 def decoding(
-    name: str, decoder: Stepwise[Any], request: Request, prompt_of: PromptOf, batch_size: int
+    name: str, decoder: Decoder[Any], request: Request, prompt_of: PromptOf, batch_size: int
 ) -> System:
     """Answers by decoding: a source alone, one of its samples, or the fusion."""
     names = [source.name for source in decoder.sources]
@@ -122,7 +122,7 @@ def _decoded(name: str, row: Row, generation: Generation) -> Outcome:
 
 def reranking(
     name: str,
-    decoder: Decoder,
+    decoder: SegmentDecoder,
     needs: Sequence[str],
     prompt_of: PromptOf,
     *,
@@ -235,7 +235,7 @@ def _unscored(name: str, row: Row, error: Exception) -> Outcome:
     return Outcome(name, row.id, row.digest(with_references=True), error=str(error))
 
 
-def combining(name: str, decoder: Decoder) -> System:
+def combining(name: str, decoder: SegmentDecoder) -> System:
     """The sources' log-likelihoods together: their mean by the recipe's weights."""
     needs = tuple(source.name for source in decoder.sources)
     weights = source_weights(needs, decoder.recipe.weights)

@@ -6,7 +6,7 @@ merge(Merge("linear", ("A", "B"), weights=(0.7, 0.3)), "merged")
 
 from __future__ import annotations
 
-from coolfusion.merging.build import Progress, merge
+from coolfusion.merging.build import MergeProgress, merge
 from coolfusion.merging.checkpoint import Checkpoint
 from coolfusion.merging.merge_recipe import Adapter, Merge, MergeRecipe
 from coolfusion.merging.merged import open_recipe
@@ -19,10 +19,10 @@ __all__ = [
     "Checkpoint",
     "Inputs",
     "Merge",
+    "MergeProgress",
     "MergeRecipe",
     "Method",
     "Parameter",
-    "Progress",
     "merge",
     "open_recipe",
     "read_recipe",

@@ -35,7 +35,7 @@ BESIDE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class MergeProgress:
     """How far a merge has come; ``name`` is the tensor that was written last."""
 
     name: str
@@ -51,7 +51,7 @@ def merge(
     *,
     overwrite: bool = False,
     max_shard_bytes: int = 5 * GIGABYTE,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[MergeProgress], None] | None = None,
 ) -> Path:
     """Merge what a recipe describes into a new folder, and return the folder.
 
@@ -117,7 +117,7 @@ def _write_tensors(
     checkpoint: Checkpoint,
     folder: Path,
     max_shard_bytes: int,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[MergeProgress], None] | None,
 ) -> None:
     infos = checkpoint.about.infos
     total = sum(info.num_bytes for info in infos.values())
@@ -129,7 +129,7 @@ def _write_tensors(
         num_tensors += 1
         num_bytes += infos[name].num_bytes
         if progress is not None:
-            progress(Progress(name, num_tensors, len(infos), num_bytes, total))
+            progress(MergeProgress(name, num_tensors, len(infos), num_bytes, total))
         return tensor
 
     shards = list(_shards(infos, max_shard_bytes))

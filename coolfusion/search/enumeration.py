@@ -160,7 +160,7 @@ def random_search(grid: Grid, count: int, *, seed: int, batch_size: int = 1) -> 
     """
     if not 1 <= count <= len(grid):
         raise UsageError(
-            f"{count} points of a grid of {len(grid)} were asked for. Ask for 1 to {len(grid)}."
+            f"{count} points of a grid of {len(grid)} were asked for. ModelRequest for 1 to {len(grid)}."
         )
     order = generator(seed).permutation(len(grid))[:count]
     return Enumeration(tuple(grid.point(int(index)) for index in order), batch_size)
@@ -175,7 +175,7 @@ def uniform_search(
             f"{list(low)} to {list(high)} is no box. Give as many lower as upper ends, none above its other."
         )
     if count < 1:
-        raise UsageError(f"{count} points were asked for. Ask for at least 1.")
+        raise UsageError(f"{count} points were asked for. ModelRequest for at least 1.")
     drawn = generator(seed).uniform(low, high, (count, len(low)))
     return Enumeration(tuple(tuple(map(float, row)) for row in drawn), batch_size)
 

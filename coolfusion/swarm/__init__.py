@@ -18,8 +18,8 @@ from coolfusion.swarm.measures import (
     TaskMeasure,
 )
 from coolfusion.swarm.particle import BrokenParticleError, Loading, Particle
-from coolfusion.swarm.plan import Plan
-from coolfusion.swarm.result import Iteration, Progress, Result, Trial
+from coolfusion.swarm.plan import SwarmPlan
+from coolfusion.swarm.result import Iteration, Result, SwarmProgress, SwarmTrial
 from coolfusion.swarm.run import swarm
 from coolfusion.swarm.utility import Utility, harmonic_mean
 
@@ -34,11 +34,11 @@ __all__ = [
     "Loading",
     "Measure",
     "Particle",
-    "Plan",
-    "Progress",
     "Result",
+    "SwarmPlan",
+    "SwarmProgress",
+    "SwarmTrial",
     "TaskMeasure",
-    "Trial",
     "Utility",
     "harmonic_mean",
     "swarm",

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from coolfusion.decoding.request import request
 from coolfusion.errors import CoolfusionError, NonFiniteError, UsageError
-from coolfusion.evaluation import Plan, Record, Row, Task, evaluate
+from coolfusion.evaluation import EvaluationPlan, Record, Row, Task, evaluate
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.plan import row_metrics
 from coolfusion.fusion import FusionModel
@@ -102,7 +102,7 @@ class TaskMeasure:
                 request=request(
                     max_new_tokens=how.max_new_tokens, stop=how.stop, on_source_error="raise"
                 ),
-                plan=Plan(systems=(), batch_size=how.batch_size),
+                plan=EvaluationPlan(systems=(), batch_size=how.batch_size),
                 record=record,
                 prompt_of=lambda row: how.prompt_of(model, row),
             )

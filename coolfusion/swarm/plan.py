@@ -21,7 +21,7 @@ from coolfusion.types import Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SwarmPlan:
     """Settings of a search, which may be changed between resumed runs.
 
     ``num_particles``: N; ``reach``: of the crossover. ``trials``: how many settings of

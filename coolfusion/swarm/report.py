@@ -11,7 +11,7 @@ from typing import Any
 
 from coolfusion.errors import CoolfusionError
 from coolfusion.swarm.plot import plot
-from coolfusion.swarm.result import Result, Trial
+from coolfusion.swarm.result import Result, SwarmTrial
 
 ENDINGS = {"patience": "the best was not improved", "iterations": "all iterations were made"}
 
@@ -85,7 +85,7 @@ def as_dict(result: Result) -> dict[str, Any]:
     return {**data, "checkpoint": result.checkpoint.name}
 
 
-def _search(result: Result, winner: Trial) -> list[str]:
+def _search(result: Result, winner: SwarmTrial) -> list[str]:
     plan = result.plan
     used = winner.coefficients
     failed = f"; {result.num_failed} did not work" if result.num_failed else ""
@@ -120,7 +120,7 @@ def _trials(result: Result) -> list[str]:
     )
 
 
-def _iterations(trial: Trial) -> list[str]:
+def _iterations(trial: SwarmTrial) -> list[str]:
     def row(number: int) -> Sequence[str]:
         each = trial.iterations[number]
         working = [utility for utility in each.utilities if _works(utility)]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from coolfusion.search import Coefficients, Evaluated
 from coolfusion.swarm.log import Evaluation
-from coolfusion.swarm.plan import Plan
+from coolfusion.swarm.plan import SwarmPlan
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SwarmProgress:
     """How far a search has come; ``done`` of at most ``total`` evaluations, ``num_new`` in this run.
 
     ``iteration`` is that of ``trial``, both from 0; ``best`` is the best utility so far, over all trials.
@@ -35,7 +35,7 @@ class Iteration:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class SwarmTrial:
     """One search: its coefficients, its iterations (the first is where it starts), and why it ended."""
 
     coefficients: Coefficients
@@ -59,15 +59,15 @@ class Result:
     measures: tuple[str, ...]
     best: Evaluation
     alone: tuple[Evaluation, ...]
-    trials: tuple[Trial, ...]
-    plan: Plan
+    trials: tuple[SwarmTrial, ...]
+    plan: SwarmPlan
     num_evaluations: int
     num_failed: int
     num_new: int
     seconds: float
 
     @property
-    def winner(self) -> Trial:
+    def winner(self) -> SwarmTrial:
         """The trial that found the best point."""
         return max(self.trials, key=lambda trial: trial.best.utility)
 

@@ -26,14 +26,14 @@ from coolfusion.swarm.output import (
     emptied,
     scratch_folder,
 )
-from coolfusion.swarm.plan import Plan
+from coolfusion.swarm.plan import SwarmPlan
 from coolfusion.swarm.processes import SideBySide
 from coolfusion.swarm.report import write_report
 from coolfusion.swarm.result import (
     Iteration,
-    Progress,
     Result,
-    Trial,
+    SwarmProgress,
+    SwarmTrial,
 )
 from coolfusion.swarm.utility import Utility
 
@@ -43,10 +43,10 @@ def swarm(
     utility: Utility,
     output: str | Path,
     *,
-    plan: Plan | None = None,
+    plan: SwarmPlan | None = None,
     devices: Sequence[str | None] = (None,),
     scratch: str | Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[SwarmProgress], None] | None = None,
 ) -> Result:
     """Search between ``experts`` for the particle of highest ``utility``.
 
@@ -59,7 +59,7 @@ def swarm(
     read, ``UsageError`` for what cannot be done as asked and ``CoolfusionError`` where
     something fails on the way; finished evaluations are kept in any case.
     """
-    plan = plan or Plan()
+    plan = plan or SwarmPlan()
     if not devices:
         raise UsageError("There is no device to evaluate on. Name one, or leave the choice open.")
     plan.start(len(experts.models))
@@ -117,22 +117,22 @@ class _Run:
     """One call of ``swarm``. ``visited`` and ``new`` gather points: all of them, in the order in
     which the search asks for them, and those that the log did not hold."""
 
-    plan: Plan
+    plan: SwarmPlan
     num_experts: int
     log: SwarmLog
     evaluator: Evaluator
-    progress: Callable[[Progress], None]
+    progress: Callable[[SwarmProgress], None]
     visited: dict[Point, None] = field(default_factory=dict)
     new: list[Point] = field(default_factory=list)
 
-    def trials(self) -> list[Trial]:
-        outer, found = self.plan.outer(), list[Trial]()
+    def trials(self) -> list[SwarmTrial]:
+        outer, found = self.plan.outer(), list[SwarmTrial]()
         while points := outer.ask():
             found.append(self._trial(self.plan.setting(points[0]), found))
             outer = outer.tell([found[-1].best.utility])
         return found
 
-    def _trial(self, coefficients: Coefficients, earlier: Sequence[Trial]) -> Trial:
+    def _trial(self, coefficients: Coefficients, earlier: Sequence[SwarmTrial]) -> SwarmTrial:
         number, before = len(earlier), max((t.best.utility for t in earlier), default=-math.inf)
         search = self.plan.swarm(number, coefficients, self.num_experts)
         iterations: list[Iteration] = []
@@ -147,7 +147,7 @@ class _Run:
                     f"No particle works, so there is nothing to search for. The first one: {self._failure(points[0])}"
                 )
             iterations.append(Iteration(tuple(utilities), best.utility, restarted))
-        return Trial(coefficients, tuple(iterations), best, search.ended or "")
+        return SwarmTrial(coefficients, tuple(iterations), best, search.ended or "")
 
     def _utilities(
         self, points: Sequence[Point], trial: int, iteration: int, best: float
@@ -157,7 +157,7 @@ class _Run:
         def show() -> None:
             reached = max([best, *(known[point].utility for point in points if point in known)])
             self.progress(
-                Progress(
+                SwarmProgress(
                     trial,
                     iteration,
                     len(self.visited.keys() | (known.keys() & set(points))),

@@ -90,7 +90,7 @@ def _sentence_cuts(text: str) -> list[int]:
 def phrases(num_words: int) -> Boundary:
     """Cut at every ``num_words``-th word; ``phrases(1)`` is ``words``."""
     if num_words < 1:
-        raise UsageError(f"phrases({num_words}) has no words to hold. Ask for at least 1.")
+        raise UsageError(f"phrases({num_words}) has no words to hold. ModelRequest for at least 1.")
     return Boundary(
         f"phrases({num_words})",
         lambda text: _word_cuts(text)[num_words - 1 :: num_words],

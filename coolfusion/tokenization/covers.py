@@ -41,7 +41,7 @@ Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class CoverBranch:
     """The complete tokens ``ids`` and the ``depth`` bytes after them, those of a token to come.
 
     That token is one of the vocabulary's ``low`` to ``high``. ``log_mass`` is log p(ids) (None
@@ -69,8 +69,8 @@ class Cover:
 
     canonical: Canonical
     pending: bytes
-    branches: tuple[Branch, ...]
-    waiting: tuple[Branch, ...] = ()
+    branches: tuple[CoverBranch, ...]
+    waiting: tuple[CoverBranch, ...] = ()
 
     @property
     def unknown(self) -> list[Ids]:
@@ -108,9 +108,9 @@ class Covering:
         character = whole_characters(pending)
         if character:
             canonical, pending = extend(canonical, character, self._tokenizer, WINDOW), b""
-        grown: list[Branch] = []
-        born: list[Branch] = []
-        unknown: dict[Ids, Branch] = {each.ids: each for each in cover.waiting}
+        grown: list[CoverBranch] = []
+        born: list[CoverBranch] = []
+        unknown: dict[Ids, CoverBranch] = {each.ids: each for each in cover.waiting}
         for branch in cover.branches:
             if branch.probs is None:
                 unknown[branch.ids] = branch
@@ -212,10 +212,10 @@ class Covering:
             total += share * float(np.exp(branch.log_mass - reference))
         return reference + float(np.log(total)) if total else -np.inf
 
-    def _fresh(self, ids: Ids, log_mass: float | None) -> Branch:
-        return Branch(ids, 0, 0, len(self._vocabulary), log_mass)
+    def _fresh(self, ids: Ids, log_mass: float | None) -> CoverBranch:
+        return CoverBranch(ids, 0, 0, len(self._vocabulary), log_mass)
 
-    def _known(self, branch: Branch, rows: Mapping[Ids, Floats]) -> Branch:
+    def _known(self, branch: CoverBranch, rows: Mapping[Ids, Floats]) -> CoverBranch:
         """The branch with the probabilities of its tokens."""
         if branch.probs is not None:
             return branch
@@ -224,7 +224,7 @@ class Covering:
         log_end = float(np.logaddexp.reduce(row[self._vocabulary.end_ids]))
         return replace(branch, probs=probs, log_end=log_end)
 
-    def _longer(self, branch: Branch, byte: int) -> tuple[Branch | None, int]:
+    def _longer(self, branch: CoverBranch, byte: int) -> tuple[CoverBranch | None, int]:
         """The branch with one byte more, and how many of its tokens are complete then."""
         follow = self._vocabulary.follow(branch.low, branch.high, branch.depth)
         if byte not in follow.ranges:
@@ -235,10 +235,10 @@ class Covering:
             # A copy, lest a handful of numbers keep a whole vocabulary's alive.
             probs = probs[low - branch.low : high - branch.low].copy()
         depth = branch.depth + 1
-        longer = Branch(branch.ids, depth, low, high, branch.log_mass, probs)
+        longer = CoverBranch(branch.ids, depth, low, high, branch.log_mass, probs)
         return longer, self._vocabulary.follow(low, high, depth).num_whole
 
-    def _children(self, branch: Branch, num_whole: int) -> Iterator[Branch]:
+    def _children(self, branch: CoverBranch, num_whole: int) -> Iterator[CoverBranch]:
         """Branches that begin where a token of this one is complete."""
         for number in range(num_whole):
             log_mass = None
@@ -249,7 +249,9 @@ class Covering:
             token = int(self._vocabulary.ids[branch.low + number])
             yield self._fresh((*branch.ids, token), log_mass)
 
-    def _canonical_only(self, branches: Iterable[Branch], canonical: Canonical) -> Iterator[Branch]:
+    def _canonical_only(
+        self, branches: Iterable[CoverBranch], canonical: Canonical
+    ) -> Iterator[CoverBranch]:
         """Those of the branches whose ids begin the encoding of some continuation."""
         for branch in branches:
             num = len(branch.ids)
@@ -270,20 +272,22 @@ def _reference(cover: Cover) -> float:
     return max((mass for mass in masses if mass is not None), default=0.0)
 
 
-def _begins_all(ids: Ids, branches: Sequence[Branch]) -> bool:
+def _begins_all(ids: Ids, branches: Sequence[CoverBranch]) -> bool:
     """Whether all the branches begin with ``ids``."""
     return all(each.ids[: len(ids)] == ids for each in branches)
 
 
-def _with_mass_at(ids: Ids, branch: Branch) -> Branch:
+def _with_mass_at(ids: Ids, branch: CoverBranch) -> CoverBranch:
     """The branch, with a mass of 1 if it is the one that continues ``ids``."""
     return replace(branch, log_mass=0.0) if branch.ids == ids else branch
 
 
-def _waited_for(branches: Sequence[Branch], unknown: dict[Ids, Branch]) -> tuple[Branch, ...]:
+def _waited_for(
+    branches: Sequence[CoverBranch], unknown: dict[Ids, CoverBranch]
+) -> tuple[CoverBranch, ...]:
     """Ancestors, not branches themselves, whose distributions some branch's mass depends on."""
     there = {each.ids for each in branches}
-    found: dict[Ids, Branch] = {}
+    found: dict[Ids, CoverBranch] = {}
     for branch in branches:
         log_mass, ids = branch.log_mass, branch.ids
         while log_mass is None:

@@ -12,7 +12,7 @@ from coolfusion.tuning.plan import TuningPlan
 from coolfusion.tuning.proposals import SEARCHES, Proposals, propose
 from coolfusion.tuning.references import References
 from coolfusion.tuning.rendering import as_dict, as_markdown, as_text, verdicts
-from coolfusion.tuning.report import Entry, SplitResult, Trial, TuningReport
+from coolfusion.tuning.report import Entry, SplitResult, TuningReport, TuningTrial
 from coolfusion.tuning.run import TuningProgress
 from coolfusion.tuning.space import KNOBS, Space, label, make_space
 from coolfusion.tuning.splits import Split, split_rows
@@ -31,10 +31,10 @@ __all__ = [
     "Space",
     "Split",
     "SplitResult",
-    "Trial",
     "TuningPlan",
     "TuningProgress",
     "TuningReport",
+    "TuningTrial",
     "as_dict",
     "as_markdown",
     "as_text",

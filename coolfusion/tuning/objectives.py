@@ -18,7 +18,7 @@ from coolfusion.backends.source import Source
 from coolfusion.config.fusion_config import FusionConfig
 from coolfusion.config.options import check_recipe_options
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, Decoder
+from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, SegmentDecoder
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.speculation import Speculation
 from coolfusion.evaluation.metrics import Metric, MetricError
@@ -100,10 +100,10 @@ class Answers:
     def _system(self, contender: Contender) -> System:
         if contender.config is None:
             own = [source for source in self.sources if source.name == contender.name]
-            decoder = Decoder(own)
+            decoder = SegmentDecoder(own)
         else:
             recipe = recipe_of(contender.config, self.sources)
-            decoder = Decoder(self.sources, recipe, speculation=self.speculation)
+            decoder = SegmentDecoder(self.sources, recipe, speculation=self.speculation)
         return decoding(contender.system, decoder, self.request, self.prompt_of, self.batch_size)
 
 

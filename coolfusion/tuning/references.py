@@ -23,7 +23,7 @@ import numpy as np
 
 from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
-from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.scheduler import hold, together
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.scoring import ScoreRequest, score
@@ -98,7 +98,7 @@ class References:
 
     def _scored(self, source: Source, boundary: Boundary, rows: Sequence[Row]) -> Iterator[Outcome]:
         """The log-likelihood of every segment of every reference under one source."""
-        system, recall = _scored_by(source, boundary), Recall(source.backend)
+        system, recall = _scored_by(source, boundary), AnswerCache(source.backend)
         for row in rows:
             begun = time.perf_counter()
             digest = row.digest(with_references=True)
@@ -127,12 +127,14 @@ class References:
     def _requests(
         self, source: Source, prompt: tuple[int, ...], row: Row, boundary: Boundary
     ) -> list[ScoreRequest]:
-        """One request per segment, each after what stands before it; a reference is one lane."""
+        """One request per segment, each after what stands before it; a reference is one sequence."""
         requests = []
-        for lane, reference in enumerate(row.references):
+        for sequence_id, reference in enumerate(row.references):
             before = Canonical()
             for segment in self._segments(reference, boundary):
-                requests.append(ScoreRequest(prompt, before, (segment,), (False,), GREEDY, lane))
+                requests.append(
+                    ScoreRequest(prompt, before, (segment,), (False,), GREEDY, sequence_id)
+                )
                 before = extend(before, segment, source.tokenizer)
         return requests
 

@@ -49,7 +49,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TuningTrial:
     """A setting that was tried: its number from 1, and its mean value and tokens per tuning row.
 
     ``score`` is None where a row has no value, which rules the setting out.
@@ -81,7 +81,7 @@ class TuningReport:
     best_source: str
     chosen: str
     entries: tuple[Entry, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[TuningTrial, ...]
     failures: tuple[str, ...]
 
     def entry(self, name: str) -> Entry:

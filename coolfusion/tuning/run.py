@@ -23,8 +23,8 @@ from coolfusion.tuning.proposals import Proposals
 from coolfusion.tuning.report import (
     UNTUNED,
     Entry,
-    Trial,
     TuningReport,
+    TuningTrial,
     split_results,
 )
 from coolfusion.tuning.space import label
@@ -64,8 +64,8 @@ class TuningRun:
     progress: Callable[[TuningProgress], None]
     measured: dict[str, Measured] = field(default_factory=dict)
     usable: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
-    trials: list[Trial] = field(default_factory=list)
-    leader: Trial | None = None
+    trials: list[TuningTrial] = field(default_factory=list)
+    leader: TuningTrial | None = None
 
     def search(self) -> None:
         """Measure what is to be beaten, then every proposed setting, on the tuning rows."""
@@ -145,9 +145,9 @@ class TuningRun:
             return -math.inf
         return score if self.objective.higher_is_better else -score
 
-    def _enter(self, number: int, config: FusionConfig) -> Trial:
+    def _enter(self, number: int, config: FusionConfig) -> TuningTrial:
         score, num_forwarded = self.measured[Contender("", config).system].over(self.usable)
-        trial = Trial(number, config, None if math.isnan(score) else score, num_forwarded)
+        trial = TuningTrial(number, config, None if math.isnan(score) else score, num_forwarded)
         self.trials.append(trial)
         self.leader = self._ranked()[0]
         self._show(f"trial {number}" if number else UNTUNED, 1, 1)
@@ -165,7 +165,7 @@ class TuningRun:
         sign = 1 if self.objective.higher_is_better else -1
         return max(self.sources, key=lambda name: sign * self.measured[name].over(self.usable)[0])
 
-    def _ranked(self) -> list[Trial]:
+    def _ranked(self) -> list[TuningTrial]:
         """Distinct settings that have a score, the best first; the untuned one always has one."""
         sign = -1 if self.objective.higher_is_better else 1
         distinct = {label(trial.config): trial for trial in reversed(self.trials)}
@@ -197,5 +197,5 @@ class TuningRun:
         )
 
 
-def _contender(trial: Trial) -> Contender:
+def _contender(trial: TuningTrial) -> Contender:
     return Contender(f"trial {trial.number}" if trial.number else UNTUNED, trial.config)

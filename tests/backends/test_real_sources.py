@@ -108,10 +108,10 @@ def test_models_keep_the_laws(name: str) -> None:
     ids="+".join,
 )
 def test_fusion(names: tuple[str, ...]) -> None:
-    from coolfusion import Decoder, Request
+    from coolfusion import Request, SegmentDecoder
 
     sources = [source(name) for name in names]
-    decoder = Decoder(sources)
+    decoder = SegmentDecoder(sources)
     state = decoder.start("Once upon a time, there was a little", Request(max_new_tokens=60))
     steps = []
     while state.stop_reason is None:

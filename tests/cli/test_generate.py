@@ -14,7 +14,7 @@ import pytest
 
 from coolfusion import FusionModel, read_trace
 from coolfusion.cli import main
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import SourceError
 from coolfusion.types import StopReason
 from tests.cli.conftest import QUESTION, Run
@@ -46,15 +46,15 @@ class Terminal(io.StringIO):
 
 
 def break_after(monkeypatch: pytest.MonkeyPatch, num_steps: int, error: BaseException) -> None:
-    original, calls = Decoder.step, []
+    original, calls = SegmentDecoder.step, []
 
-    def step(self: Decoder, state: Any) -> Any:
+    def step(self: SegmentDecoder, state: Any) -> Any:
         calls.append(state)
         if len(calls) > num_steps:
             raise error
         return original(self, state)
 
-    monkeypatch.setattr(Decoder, "step", step)
+    monkeypatch.setattr(SegmentDecoder, "step", step)
 
 
 def test_a_prompt_is_sent_as_chat(run: Run, expected: Callable[..., str]) -> None:

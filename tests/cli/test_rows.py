@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from tests.cli.conftest import QUESTION, Run
 
 ROWS: list[Any] = [
@@ -145,16 +145,16 @@ def test_control_c_loses_no_finished_row(
     run: Run, source: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, out = write(tmp_path / "in", ROWS), tmp_path / "out"
-    original = Decoder.generate_each
+    original = SegmentDecoder.generate_each
 
-    def interrupted(self: Decoder, *args: Any, **settings: Any) -> Any:
+    def interrupted(self: SegmentDecoder, *args: Any, **settings: Any) -> Any:
         for number, answer in enumerate(original(self, *args, **settings)):
             if number == 2:
                 raise KeyboardInterrupt
             yield answer
 
     with monkeypatch.context() as patched:
-        patched.setattr(Decoder, "generate_each", interrupted)
+        patched.setattr(SegmentDecoder, "generate_each", interrupted)
         got = run(*source, "--input", rows, "--output", out, "--batch-size", 1)
     assert got.code == 130
     kept = rows_of(out)

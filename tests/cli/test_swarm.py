@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from coolfusion.cli.swarm import COEFFICIENTS
 from coolfusion.search import Coefficients, Limits
-from coolfusion.swarm import Experts, FunctionMeasure, Plan, Utility, swarm
+from coolfusion.swarm import Experts, FunctionMeasure, SwarmPlan, Utility, swarm
 from tests.checkpoints import WIDTH, tensors_of, write_adapter, write_llama
 from tests.cli.conftest import Run
 
@@ -58,7 +58,7 @@ def test_the_command_does_what_the_library_does(run: Run, three: Path) -> None:
         Experts(("a", "b", "c")),
         Utility((FunctionMeasure(HERE + "norm"),)),
         three / "wanted",
-        plan=Plan(4, 2.0, Coefficients(0.1, step_length=1.0), Limits(2, 2), seed=3),
+        plan=SwarmPlan(4, 2.0, Coefficients(0.1, step_length=1.0), Limits(2, 2), seed=3),
     )
     command, library = tensors_of(three / "out" / "best"), tensors_of(three / "wanted" / "best")
     assert all(torch.equal(command[name], library[name]) for name in library)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coolfusion import Decoder, FusionModel, Request, Speculation, read_trace, write_trace
+from coolfusion import FusionModel, Request, SegmentDecoder, Speculation, read_trace, write_trace
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.evaluation import evaluate, make_task
@@ -34,7 +34,7 @@ def sources() -> list[object]:
 
 
 def test_each_source_reads_its_own() -> None:
-    decoder = Decoder(sources())
+    decoder = SegmentDecoder(sources())
     state = decoder.start(OWN, REQUEST)
     for source, ids in zip(decoder.sources, state.prompts, strict=True):
         assert ids == source.tokenizer.encode_prompt(OWN[source.name])
@@ -44,7 +44,7 @@ def test_each_source_reads_its_own() -> None:
 
 
 def test_equal_prompts_are_one_prompt() -> None:
-    decoder = Decoder(sources())
+    decoder = SegmentDecoder(sources())
     common = decoder.generate("three:", REQUEST)
     assert decoder.generate({"a": "three:", "b": "three:"}, REQUEST).text == common.text
     assert decoder.generate({"a": "three:", "*": "three:"}, REQUEST).text == common.text
@@ -62,7 +62,7 @@ def test_equal_prompts_are_one_prompt() -> None:
 )
 def test_names_that_do_not_fit(prompt: dict[str, str], message: str) -> None:
     with pytest.raises(PromptError, match=message):
-        Decoder(sources()).start(prompt)
+        SegmentDecoder(sources()).start(prompt)
 
 
 def test_the_front_door_takes_them() -> None:
@@ -79,9 +79,9 @@ def test_the_front_door_takes_them() -> None:
 @pytest.mark.parametrize("recipe", [make_recipe(), make_recipe(prior="prompt")])
 def test_guesses_change_nothing(recipe: object) -> None:
     drafter = toy_source("drafter", TEXTS, order=6)
-    plain = Decoder(sources(), recipe, speculation=None).generate(OWN, REQUEST)
+    plain = SegmentDecoder(sources(), recipe, speculation=None).generate(OWN, REQUEST)
     for speculation in (Speculation(), Speculation(drafter), Speculation(drafter, look_up=False)):
-        guessed = Decoder(sources(), recipe, speculation=speculation).generate(OWN, REQUEST)
+        guessed = SegmentDecoder(sources(), recipe, speculation=speculation).generate(OWN, REQUEST)
         assert guessed.text == plain.text
 
 
@@ -96,20 +96,20 @@ def test_every_system_of_an_evaluation_takes_them() -> None:
             "reference": "the cat sat down.",
         },
     ]
-    report = evaluate(Decoder(sources()), make_task("t", rows[:3]), request=REQUEST)
+    report = evaluate(SegmentDecoder(sources()), make_task("t", rows[:3]), request=REQUEST)
     means = {result.name: result.mean for result in report.results}
     assert {means["a"], means["b"], means["fusion"], means["rerank"]} == {1.0}
-    scored = evaluate(Decoder(sources()), make_task("t", rows[:3]), metric="perplexity")
+    scored = evaluate(SegmentDecoder(sources()), make_task("t", rows[:3]), metric="perplexity")
     assert not scored.failures
     # A source without a template cannot read messages: that row alone is lost.
-    assert evaluate(Decoder(sources()), make_task("t", rows), request=REQUEST).failures
+    assert evaluate(SegmentDecoder(sources()), make_task("t", rows), request=REQUEST).failures
 
 
 def test_rows_with_wrong_names_are_refused_at_once() -> None:
     for prompts in ({"a": "one:"}, {**OWN, "c": "x"}):
         task = make_task("t", [{"prompts": prompts, "reference": "x"}])
         with pytest.raises(UsageError, match='Task "t" row 0'):
-            evaluate(Decoder(sources()), task)
+            evaluate(SegmentDecoder(sources()), task)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_rows_are_known_again_by_all_their_prompts() -> None:
 
 
 def test_traces_record_them(tmp_path: Path) -> None:
-    generation = Decoder(sources()).generate(OWN, REQUEST)
+    generation = SegmentDecoder(sources()).generate(OWN, REQUEST)
     write_trace(tmp_path / "t.jsonl", [generation], OWN)
     assert json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0])["prompt"] == OWN
     assert read_trace(tmp_path / "t.jsonl") == [generation]

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Request, Source, UsageError
+from coolfusion import Request, SegmentDecoder, Source, UsageError
 from coolfusion.backends.base import Query, Scores
-from coolfusion.decoding.answer_cache import Recall
-from coolfusion.decoding.batching import Limits
+from coolfusion.decoding.answer_cache import AnswerCache
+from coolfusion.decoding.batching import BatchLimits
 from coolfusion.decoding.scheduler import (
-    Ask,
-    Rounds,
+    ModelRequest,
+    Scheduler,
     Talk,
     ask,
     hold,
@@ -49,7 +49,7 @@ def picks(source: int, first: int, num: int) -> Talk[list[int]]:
     """A conversation of ``num`` questions one after another."""
     ids = (first,)
     for _ in range(num):
-        (scores,) = yield from ask([Ask(source, Query(ids))])
+        (scores,) = yield from ask([ModelRequest(source, Query(ids))])
         ids += scores.picks
     return list(ids)
 
@@ -58,9 +58,9 @@ def nested(source: int, firsts: list[int], num: int) -> Talk[list[list[int] | So
     return (yield from together([picks(source, first, num) for first in firsts]))
 
 
-def recalls() -> list[Recall]:
+def caches() -> list[AnswerCache]:
     names = ("byte_bpe", "characters")
-    return [Recall(toy(name, name, (0, 1, 2, 3, 4)).backend) for name in names]
+    return [AnswerCache(toy(name, name, (0, 1, 2, 3, 4)).backend) for name in names]
 
 
 conversations = st.lists(
@@ -70,33 +70,33 @@ conversations = st.lists(
 
 @given(conversations, st.booleans())
 def test_side_by_side_is_one_by_one(talks: list[tuple[int, int, int]], concurrent: bool) -> None:
-    rounds: Rounds[int, list[int]] = Rounds(recalls(), concurrent=concurrent)
+    rounds: Scheduler[int, list[int]] = Scheduler(caches(), concurrent=concurrent)
     for key, talk in enumerate(talks):
         rounds.begin(key, picks(*talk))
     found: dict[int, list[int]] = {}
     while len(found) < len(talks):
         found.update((over.key, over.result) for over in rounds.turn())
-    assert found == {key: hold(picks(*talk), recalls()) for key, talk in enumerate(talks)}
+    assert found == {key: hold(picks(*talk), caches()) for key, talk in enumerate(talks)}
 
 
 @given(st.lists(st.integers(1, 8), max_size=5), st.integers(0, 4))
 def test_a_fork_joins_in_order(firsts: list[int], num: int) -> None:
-    assert hold(nested(0, firsts, num), recalls()) == [
-        hold(picks(0, first, num), recalls()) for first in firsts
+    assert hold(nested(0, firsts, num), caches()) == [
+        hold(picks(0, first, num), caches()) for first in firsts
     ]
 
 
 def test_one_that_fails_fails_alone() -> None:
     noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
-    found = hold(nested(0, [1, 9, 2], 3), [Recall(noting)])
+    found = hold(nested(0, [1, 9, 2], 3), [AnswerCache(noting)])
     assert isinstance(found[1], SourceError)
     assert "nine is not liked" in str(found[1])
-    assert found[0] == hold(picks(0, 1, 3), [Recall(noting.inner)])
+    assert found[0] == hold(picks(0, 1, 3), [AnswerCache(noting.inner)])
 
 
 def test_what_waits_together_is_asked_together() -> None:
     noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
-    hold(nested(0, [1, 2, 3, 4], 3), [Recall(noting)])
+    hold(nested(0, [1, 2, 3, 4], 3), [AnswerCache(noting)])
     assert noting.sizes == [4, 4, 4]
 
 
@@ -106,7 +106,7 @@ def test_the_token_budget_bounds_what_is_decoded_together(sources: list[Source],
     heard = [replace(s, backend=n) for s, n in zip(sources, noting, strict=True)]
     request = Request(max_new_tokens=12)
     width = 12 + max(len(s.tokenizer.encode_prompt(p)) for s in sources for p in PROMPTS)
-    decoder = Decoder(heard, speculation=None)
+    decoder = SegmentDecoder(heard, speculation=None)
     together_ = decoder.generate_batch(PROMPTS, request, max_tokens=fit * width)
     alone = [decoder.generate(prompt, request) for prompt in PROMPTS]
     assert [said(g.steps) for g in together_] == [said(g.steps) for g in alone]
@@ -130,7 +130,7 @@ def test_sources_on_their_own_devices_answer_at_the_same_time() -> None:
     placed = [replace(source, backend=Placed(source)) for source in sources]
     for number, source in enumerate(placed):
         source.backend.device = f"cuda:{number}"
-    one, other = (Decoder(some).generate("Tom has", Request()) for some in (placed, sources))
+    one, other = (SegmentDecoder(some).generate("Tom has", Request()) for some in (placed, sources))
     assert said(one.steps) == said(other.steps)
     assert any(name.startswith("ThreadPool") for name in threads)
 
@@ -138,11 +138,11 @@ def test_sources_on_their_own_devices_answer_at_the_same_time() -> None:
 def test_a_tiny_budget_still_decodes_one_by_one() -> None:
     noting = Noting(toy("one", "characters", (0, 1, 2, 3, 4)))
     source = replace(toy("one", "characters", (0, 1, 2, 3, 4)), backend=noting)
-    Decoder([source]).generate_batch(PROMPTS, Request(max_new_tokens=8), max_tokens=1)
+    SegmentDecoder([source]).generate_batch(PROMPTS, Request(max_new_tokens=8), max_tokens=1)
     assert max(noting.sizes) == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_rows": 0}, {"max_tokens": -1}])
 def test_impossible_limits_are_named(limits: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(limits))):
-        Limits(**limits)
+        BatchLimits(**limits)

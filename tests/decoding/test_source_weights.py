@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Query, Recipe, Request, Source
+from coolfusion import Query, Recipe, Request, SegmentDecoder, Source
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.decoding.source_weights import (
     FLOOR,
@@ -77,17 +77,17 @@ def test_the_prior_is_a_softmax(bits: list[float], temperature: float) -> None:
 @given(source_lists(min_size=2), st.sampled_from(PROMPTS))
 def test_a_prior_of_equal_weights_changes_nothing(sources: list[Source], prompt: str) -> None:
     request = Request(max_new_tokens=24)
-    flat = Decoder(sources, Recipe(prior=PromptPrior(1e15))).generate(prompt, request)
-    plain = Decoder(sources).generate(prompt, request)
+    flat = SegmentDecoder(sources, Recipe(prior=PromptPrior(1e15))).generate(prompt, request)
+    plain = SegmentDecoder(sources).generate(prompt, request)
     assert flat.text == plain.text
-    none = Decoder(sources, Recipe(hedge=0.0)).generate(prompt, request)
+    none = SegmentDecoder(sources, Recipe(hedge=0.0)).generate(prompt, request)
     assert said(none.steps) == said(plain.steps)
 
 
 def test_the_prior_is_of_the_prompt_s_bits_per_byte() -> None:
     knows = toy_source("knows", STORIES, family="characters", order=5)
     lost = toy_source("lost", ["xyz zyx"], family="bytes", order=2)
-    decoder = Decoder([lost, knows], Recipe(prior=PromptPrior(0.5)))
+    decoder = SegmentDecoder([lost, knows], Recipe(prior=PromptPrior(0.5)))
     state = decoder.start("Tom has 3 apples.")
     after, step = decoder.step(state)
     assert state.log_weights == ()
@@ -103,14 +103,14 @@ def test_the_prior_is_of_the_prompt_s_bits_per_byte() -> None:
 
 def test_a_prompt_of_one_token_says_nothing() -> None:
     sources = [toy("one", "bytes", (0, 1)), toy("two", "bytes", (1, 2))]
-    decoder = Decoder(sources, Recipe(prior=PromptPrior()))
+    decoder = SegmentDecoder(sources, Recipe(prior=PromptPrior()))
     after, _ = decoder.step(decoder.start("T"))
     np.testing.assert_allclose(np.exp(after.log_weights), 0.5)
 
 
 def test_hedge_follows_the_costs_of_what_was_committed() -> None:
     sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
-    decoder = Decoder(sources, Recipe(hedge=0.2))
+    decoder = SegmentDecoder(sources, Recipe(hedge=0.2))
     state = decoder.start("Tom has", Request(max_new_tokens=40))
     expected = np.full(2, 0.5)
     num_updates = 0
@@ -134,11 +134,11 @@ def test_a_source_that_fails_while_it_is_weighed(after: int) -> None:
     first, second = toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))
     broken = Source("one", first.tokenizer, Failing(first, after, RuntimeError("gone")))
     recipe = Recipe(prior=PromptPrior(), hedge=1.0)
-    result = Decoder([broken, second], recipe, speculation=None).generate("Tom has")
+    result = SegmentDecoder([broken, second], recipe, speculation=None).generate("Tom has")
     assert "gone" in result.warnings[0]
     assert result.text == "".join(step.segment for step in result.steps)
     if after == 0:
-        assert result.text == Decoder([second]).generate("Tom has").text
+        assert result.text == SegmentDecoder([second]).generate("Tom has").text
 
 
 def test_names_of_priors_and_what_excludes_them() -> None:

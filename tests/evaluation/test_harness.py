@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, PromptError, Request, Sampling, Source, UsageError
+from coolfusion import PromptError, Request, Sampling, SegmentDecoder, Source, UsageError
 from coolfusion.evaluation.harness_text import (
     context_of,
     fitted,
@@ -131,7 +131,7 @@ def test_long_contexts_lose_words_from_the_left() -> None:
 
 
 def test_greedy_continuations(sources: list[Source]) -> None:
-    decoder = Decoder(sources)
+    decoder = SegmentDecoder(sources)
     whole = decoder.generate("Tom has", Request(max_new_tokens=40)).text
     assert whole.startswith(" 3 apples. He")
     for continuation, expected in (
@@ -166,7 +166,7 @@ def test_the_numbers_are_what_the_docstring_says(sources: list[Source]) -> None:
     from coolfusion.evaluation.harness import CoolfusionLM
 
     for combination in ("mean", "mixture"):
-        model = CoolfusionLM(decoder=Decoder(sources), combination=combination)
+        model = CoolfusionLM(decoder=SegmentDecoder(sources), combination=combination)
         asked = [Asked("Tom has ", "3 apples"), Asked("Ann has", " 5"), Asked("", "Tom has")]
         scored = model.loglikelihood(asked)
         wanted = []
@@ -200,7 +200,9 @@ def test_the_numbers_are_what_the_docstring_says(sources: list[Source]) -> None:
         ]
         texts = model.generate_until(both)
         assert texts[0] == " 3 apples."
-        assert texts[1] == Decoder(sources).generate("Ann has", Request(max_new_tokens=4)).text
+        assert (
+            texts[1] == SegmentDecoder(sources).generate("Ann has", Request(max_new_tokens=4)).text
+        )
 
 
 def test_tasks_of_the_harness(
@@ -222,7 +224,9 @@ def test_tasks_of_the_harness(
         whole = {"task": name, **common, **settings}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(whole))  # JSON is YAML
     settings = {"include_path": tmp_path, "cache": tmp_path, "max_new_tokens": 30}
-    reports = {name: evaluate_harness_task(Decoder(sources), name, **settings) for name in KINDS}
+    reports = {
+        name: evaluate_harness_task(SegmentDecoder(sources), name, **settings) for name in KINDS
+    }
     for name, report in reports.items():
         assert [each.name for each in report.results] == ["a", "b", "fusion"]
         assert report.rows == (f"{name}/0", f"{name}/1")
@@ -230,11 +234,13 @@ def test_tasks_of_the_harness(
             assert not report.higher_is_better
         else:
             assert [each.mean for each in report.results] == [1.0, 1.0, 1.0]
-    again = evaluate_harness_task(Decoder(sources), "toy_choice", **settings)
+    again = evaluate_harness_task(SegmentDecoder(sources), "toy_choice", **settings)
     for first, second in zip(reports["toy_choice"].results, again.results, strict=True):
         assert first.values == second.values
         assert second.num_forwarded == 0  # everything came from the cache
     with pytest.raises(UsageError, match="no task"):
-        evaluate_harness_task(Decoder(sources), "no_such_task", include_path=tmp_path)
+        evaluate_harness_task(SegmentDecoder(sources), "no_such_task", include_path=tmp_path)
     with pytest.raises(UsageError, match='no metric "f1"'):
-        evaluate_harness_task(Decoder(sources), "toy_choice", include_path=tmp_path, metric="f1")
+        evaluate_harness_task(
+            SegmentDecoder(sources), "toy_choice", include_path=tmp_path, metric="f1"
+        )

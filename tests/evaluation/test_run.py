@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coolfusion import Decoder, Request, Sampling, Source, UsageError
+from coolfusion import Request, Sampling, SegmentDecoder, Source, UsageError
 from coolfusion.decoding.answers.rerank import rerank_answers
 from coolfusion.decoding.answers.vote import majority_vote
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.evaluation import (
+    EvaluationPlan,
     Outcome,
-    Plan,
     Record,
     Report,
     Task,
@@ -47,7 +47,7 @@ TASK = make_task(
         {"id": "eats", "prompt": "He eats", "reference": 2},
     ],
 )
-PLAN = Plan(num_samples=2, sampling=Sampling(temperature=0.8, seed=4))
+PLAN = EvaluationPlan(num_samples=2, sampling=Sampling(temperature=0.8, seed=4))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,12 @@ def sources() -> list[Source]:
 def whole(sources: list[Source]) -> tuple[Report, Record]:
     record = Record()
     return evaluate(
-        Decoder(sources), TASK, metric="last_number", request=REQUEST, plan=PLAN, record=record
+        SegmentDecoder(sources),
+        TASK,
+        metric="last_number",
+        request=REQUEST,
+        plan=PLAN,
+        record=record,
     ), record
 
 
@@ -82,11 +87,11 @@ def test_every_system_answers_every_row(
     ]
     assert report.results[-1].name == "fusion"
     assert (report.rows, report.num_used) == (("tom", "ann", "bo", "eats"), 4)
-    decoder = Decoder(sources)
+    decoder = SegmentDecoder(sources)
     prompts = [row.prompt for row in TASK.rows]
     for name, alone in (("a", [sources[0]]), ("b", [sources[1]]), ("fusion", sources)):
         for row, generation in zip(
-            TASK.rows, Decoder(alone).generate_batch(prompts, REQUEST), strict=True
+            TASK.rows, SegmentDecoder(alone).generate_batch(prompts, REQUEST), strict=True
         ):
             assert record.outcomes[name, row.id].text == generation.text
     for name, fused in (("rerank", False), ("cool_r", True)):
@@ -142,7 +147,7 @@ def test_a_killed_run_resumes_to_the_whole(
     def run(record: Record) -> Report:
         with record:
             return evaluate(
-                Decoder(sources),
+                SegmentDecoder(sources),
                 TASK,
                 metric="last_number",
                 request=REQUEST,
@@ -164,16 +169,21 @@ def test_a_killed_run_resumes_to_the_whole(
 
 
 def test_answers_are_judged_anew(sources: list[Source], tmp_path: Path) -> None:
-    path, plan = tmp_path / "answers.jsonl", Plan(("fusion",))
+    path, plan = tmp_path / "answers.jsonl", EvaluationPlan(("fusion",))
     with Record(path) as record:
         evaluate(
-            Decoder(sources), TASK, metric="last_number", request=REQUEST, plan=plan, record=record
+            SegmentDecoder(sources),
+            TASK,
+            metric="last_number",
+            request=REQUEST,
+            plan=plan,
+            record=record,
         )
     corrected = Task("toy", tuple(replace(row, references=("77",)) for row in TASK.rows))
     with Record(path) as record:
         before = path.read_bytes()
         report = evaluate(
-            Decoder(sources),
+            SegmentDecoder(sources),
             corrected,
             metric="contains",
             request=REQUEST,
@@ -185,12 +195,12 @@ def test_answers_are_judged_anew(sources: list[Source], tmp_path: Path) -> None:
 
 
 def test_another_question_is_refused(sources: list[Source], tmp_path: Path) -> None:
-    path, plan = tmp_path / "answers.jsonl", Plan(("fusion",))
+    path, plan = tmp_path / "answers.jsonl", EvaluationPlan(("fusion",))
     with Record(path) as record:
-        evaluate(Decoder(sources), TASK.first(1), request=REQUEST, plan=plan, record=record)
+        evaluate(SegmentDecoder(sources), TASK.first(1), request=REQUEST, plan=plan, record=record)
     other = make_task("toy", [{"id": "tom", "prompt": "Tom had", "reference": 2}])
     with Record(path) as record, pytest.raises(UsageError, match="Row 'tom'"):
-        evaluate(Decoder(sources), other, request=REQUEST, plan=plan, record=record)
+        evaluate(SegmentDecoder(sources), other, request=REQUEST, plan=plan, record=record)
     with pytest.raises(UsageError, match="temperature None; this one has 1"):
         Record(path, {"temperature": 1.0})
 
@@ -225,7 +235,11 @@ def test_a_metric_that_raises_loses_only_its_row(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     report = evaluate(
-        Decoder(sources), TASK, metric="picky_metric_of_a_test:picky", request=REQUEST, plan=PLAN
+        SegmentDecoder(sources),
+        TASK,
+        metric="picky_metric_of_a_test:picky",
+        request=REQUEST,
+        plan=PLAN,
     )
     assert report.num_used == 3
     assert len(report.failures) == len(report.results)
@@ -244,10 +258,12 @@ def test_a_row_that_cannot_be_asked_is_lost_alone_and_tried_again(tmp_path: Path
         {"prompt": "Tom has", "reference": 2},
         {"prompt": " ".join(TEXTS), "reference": 3},
     ]
-    task, plan = make_task("t", rows), Plan(num_samples=1)
+    task, plan = make_task("t", rows), EvaluationPlan(num_samples=1)
     path = tmp_path / "answers.jsonl"
     with Record(path) as record:
-        report = evaluate(Decoder([narrow, wide]), task, request=REQUEST, plan=plan, record=record)
+        report = evaluate(
+            SegmentDecoder([narrow, wide]), task, request=REQUEST, plan=plan, record=record
+        )
     assert report.num_used == 1
     assert record.outcomes["wide", 1].error is None
     assert "context window" in str(record.outcomes["narrow", 1].error)
@@ -255,7 +271,9 @@ def test_a_row_that_cannot_be_asked_is_lost_alone_and_tried_again(tmp_path: Path
     longer = toy_source("narrow", TEXTS, context_length=400)
     with Record(path) as record:
         num_before = path.read_bytes().count(b"\n")
-        report = evaluate(Decoder([longer, wide]), task, request=REQUEST, plan=plan, record=record)
+        report = evaluate(
+            SegmentDecoder([longer, wide]), task, request=REQUEST, plan=plan, record=record
+        )
     assert (report.num_used, report.failures) == (2, ())
     added = path.read_bytes().count(b"\n") - num_before
     assert added == sum(outcome.row == 1 for outcome in record.outcomes.values()) - 2
@@ -263,7 +281,9 @@ def test_a_row_that_cannot_be_asked_is_lost_alone_and_tried_again(tmp_path: Path
 
 def test_nothing_to_judge_is_still_a_report(sources: list[Source]) -> None:
     task = make_task("t", [{"prompt": "Tom has", "reference": "none"}])
-    report = evaluate(Decoder(sources), task, metric="last_number", request=REQUEST, plan=PLAN)
+    report = evaluate(
+        SegmentDecoder(sources), task, metric="last_number", request=REQUEST, plan=PLAN
+    )
     assert report.num_used == 0
     assert math.isnan(report.results[0].mean)
     assert json.loads(json.dumps(as_dict(report), allow_nan=False))["results"][0]["mean"] is None
@@ -279,7 +299,7 @@ def test_perplexity_is_that_of_the_reference(sources: list[Source]) -> None:
         ],
     )
     record = Record()
-    report = evaluate(Decoder(sources), task, metric="perplexity", record=record)
+    report = evaluate(SegmentDecoder(sources), task, metric="perplexity", record=record)
     assert [each.name for each in report.results] == ["a", "b", "fusion"]
     for r, row in enumerate(task.rows):
         bits = []
@@ -310,11 +330,11 @@ def test_perplexity_is_that_of_the_reference(sources: list[Source]) -> None:
 def test_a_mixture_has_no_perplexity(sources: list[Source]) -> None:
     record = Record()
     for settings in (
-        {"plan": Plan(("mixture(geometric)", "fusion"))},
+        {"plan": EvaluationPlan(("mixture(geometric)", "fusion"))},
         {"fused": MixtureDecoder(sources)},
     ):
         with pytest.raises(UsageError, match="mixtures of distributions have none"):
-            evaluate(Decoder(sources), TASK, metric="perplexity", record=record, **settings)
+            evaluate(SegmentDecoder(sources), TASK, metric="perplexity", record=record, **settings)
     assert record.outcomes == {}
 
 
@@ -332,7 +352,9 @@ def test_combinations_of_log_likelihoods() -> None:
 def test_samples_fit_into_what_fusing_costs(sources: list[Source], tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     with Record(path) as record:
-        evaluate(Decoder(sources), TASK, metric="last_number", request=REQUEST, record=record)
+        evaluate(
+            SegmentDecoder(sources), TASK, metric="last_number", request=REQUEST, record=record
+        )
     spent = {
         name: sum(record.outcomes[name, row.id].total_forwarded for row in TASK.rows)
         for name in ("a", "b", "fusion")
@@ -355,17 +377,21 @@ def test_plans_that_make_no_sense(sources: list[Source]) -> None:
         ({"batch_size": 0}, "batch_size is 0"),
     ):
         with pytest.raises(UsageError, match=said):
-            Plan(**settings)
+            EvaluationPlan(**settings)
     for name in ("fusion", "a#1", "self_consistency(x)"):
         with pytest.raises(UsageError, match="name of a system"):
-            evaluate(Decoder([Source(name, sources[0].tokenizer, sources[0].backend)]), TASK)
+            evaluate(SegmentDecoder([Source(name, sources[0].tokenizer, sources[0].backend)]), TASK)
 
 
 def test_progress_is_told(sources: list[Source]) -> None:
     told: list[tuple[str, int, int]] = []
-    plan = Plan(("rerank",))
+    plan = EvaluationPlan(("rerank",))
     evaluate(
-        Decoder(sources), TASK, request=REQUEST, plan=plan, progress=lambda *each: told.append(each)
+        SegmentDecoder(sources),
+        TASK,
+        request=REQUEST,
+        plan=plan,
+        progress=lambda *each: told.append(each),
     )
     assert [each for each in told if each[1] == each[2]] == [
         (n, 4, 4) for n in ("a", "b", "rerank")

@@ -20,8 +20,8 @@ from coolfusion.errors import CoolfusionError, LoadError, UsageError
 from coolfusion.merging import (
     METHODS,
     Merge,
+    MergeProgress,
     MergeRecipe,
-    Progress,
     merge,
     read_recipe,
     safetensors_file,
@@ -116,7 +116,7 @@ def test_the_same_recipe_gives_the_same_bytes(tmp_path: Path, pair: tuple[Path, 
 
 
 def test_progress_counts_tensors_and_bytes(tmp_path: Path, pair: tuple[Path, Path]) -> None:
-    seen: list[Progress] = []
+    seen: list[MergeProgress] = []
     merge(Merge("linear", pair), tmp_path / "out", progress=seen.append)
     tensors = llama_tensors(1)
     assert [step.num_tensors for step in seen] == list(range(1, len(tensors) + 1))
@@ -191,7 +191,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def test_whatever_stops_a_merge_nothing_is_left(
     tmp_path: Path, pair: tuple[Path, Path], failure: Any
 ) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: MergeProgress) -> None:
         if progress.num_tensors == 4:
             raise failure
 
@@ -233,7 +233,7 @@ def test_an_existing_folder_is_replaced_only_when_asked(
     with pytest.raises(UsageError, match="exists and is not empty"):
         merge(Merge("linear", pair), output)
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: MergeProgress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

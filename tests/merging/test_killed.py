@@ -13,7 +13,7 @@ import pytest
 
 import coolfusion
 from coolfusion.errors import LoadError, UsageError
-from coolfusion.merging import Merge, Progress, leftovers, merge, stored
+from coolfusion.merging import Merge, MergeProgress, leftovers, merge, stored
 from coolfusion.merging import folder as folder_module
 from tests.checkpoints import tensors_of, write_llama
 
@@ -104,7 +104,7 @@ def test_a_merge_at_work_is_left_alone(tmp_path: Path, pair: tuple[Path, Path]) 
     output = tmp_path / "out"
     at_work: list[str] = []
 
-    def meanwhile(progress: Progress) -> None:
+    def meanwhile(progress: MergeProgress) -> None:
         if progress.num_tensors == 5:
             merge(Merge("linear", pair[:1]), output)
             at_work.extend(name for name in left_over(tmp_path) if name != "out")

@@ -9,8 +9,8 @@ import coolfusion.testing
 
 PUBLIC = """
 Backend Boundary Candidate CoolfusionError Decoder DistributionBackend Distributions FusionModel Generation HuggingFaceTokenizer
-LoadError LossyTokenizerError PromptError Query Recipe Request Reranker Sampling ScoreTable
-Scores Source SourceError Speculation State Step StopReason Tokenizer UsageError __version__ read_trace
+LoadError LossyTokenizerError MixtureDecoder PromptError Query Recipe Request Reranker Sampling ScoreTable
+Scores SegmentDecoder Source SourceError Speculation State Step StopReason Tokenizer UsageError __version__ read_trace
 write_trace
 """.split()
 PUBLIC_TESTING = """

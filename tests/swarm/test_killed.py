@@ -14,10 +14,10 @@ from random import Random
 import pytest
 
 from coolfusion.search import Limits
-from coolfusion.swarm import Experts, FunctionMeasure, Plan, Utility, swarm
+from coolfusion.swarm import Experts, FunctionMeasure, SwarmPlan, Utility, swarm
 from tests.checkpoints import tensors_of, write_llama
 
-PLAN = Plan(num_particles=5, limits=Limits(max_iterations=3, patience=3), seed=4)
+PLAN = SwarmPlan(num_particles=5, limits=Limits(max_iterations=3, patience=3), seed=4)
 
 
 def witnessed(folder: Path, device: str | None) -> float:

@@ -11,11 +11,11 @@ import pytest
 from coolfusion.errors import CoolfusionError, LoadError, UsageError
 from coolfusion.merging import folder as folder_module
 from coolfusion.search import Limits
-from coolfusion.swarm import Experts, FunctionMeasure, Plan, Progress, Utility, swarm
+from coolfusion.swarm import Experts, FunctionMeasure, SwarmPlan, SwarmProgress, Utility, swarm
 from coolfusion.swarm import output as output_module
 from tests.checkpoints import tensors_of, write_llama
 
-PLAN = Plan(num_particles=4, limits=Limits(max_iterations=1), seed=1)
+PLAN = SwarmPlan(num_particles=4, limits=Limits(max_iterations=1), seed=1)
 
 
 def norm(folder: Path, device: str | None) -> float:
@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_when_the_search_is_over(
 ) -> None:
     usage = folder_module.shutil.disk_usage(tmp_path)
 
-    def fill(progress: Progress) -> None:
+    def fill(progress: SwarmProgress) -> None:
         if progress.done == progress.total:
             less = usage._replace(free=100)
             monkeypatch.setattr(folder_module.shutil, "disk_usage", lambda path: less)

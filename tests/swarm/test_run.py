@@ -26,9 +26,9 @@ from coolfusion.swarm import (
     Experts,
     FunctionMeasure,
     Particle,
-    Plan,
-    Progress,
     Result,
+    SwarmPlan,
+    SwarmProgress,
     Utility,
     swarm,
 )
@@ -41,7 +41,7 @@ from coolfusion.swarm.worker import serve
 from tests.checkpoints import llama_tensors, tensors_of, write_llama
 
 HERE = "tests.swarm.test_run:"
-PLAN = Plan(num_particles=5, limits=Limits(max_iterations=3, patience=3, restart=1), seed=3)
+PLAN = SwarmPlan(num_particles=5, limits=Limits(max_iterations=3, patience=3, restart=1), seed=3)
 SHARES = (0.3, 0.8, -0.1)
 
 
@@ -117,7 +117,7 @@ def same(one: Result, other: Result) -> bool:
 
 
 def test_a_search_and_all_it_leaves(tmp_path: Path, experts: Experts) -> None:
-    seen: list[Progress] = []
+    seen: list[SwarmProgress] = []
     result = swarm(experts, NEAR, tmp_path / "out", plan=PLAN, progress=seen.append)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("best", "evaluations.jsonl", "report.md", "report.json", "search.svg")
@@ -130,7 +130,7 @@ def test_a_search_and_all_it_leaves(tmp_path: Path, experts: Experts) -> None:
     wanted = merge(experts.recipe(result.best.point), tmp_path / "wanted")
     got = tensors_of(tmp_path / "out" / "best")
     assert all(torch.equal(got[name], tensor) for name, tensor in tensors_of(wanted).items())
-    # Progress never goes back and ends where the result does.
+    # SwarmProgress never goes back and ends where the result does.
     assert [step.done for step in seen] == sorted(step.done for step in seen)
     assert [step.num_new for step in seen] == sorted(step.num_new for step in seen)
     assert seen[-1].done == result.num_evaluations == result.num_new <= seen[-1].total == 20
@@ -391,9 +391,9 @@ def test_only_a_few_particles_are_on_disk(
 
 def test_wrong_plans() -> None:
     for call, message in (
-        (lambda: Plan(grid=Grid({"weight": (1.0,)})), "The grid names weight"),
-        (lambda: Plan(trials=0), "0 points of a grid"),
-        (lambda: Plan(trials=2, coefficients=Coefficients(floor=0.7), seed=2), "floor is 0.7"),
+        (lambda: SwarmPlan(grid=Grid({"weight": (1.0,)})), "The grid names weight"),
+        (lambda: SwarmPlan(trials=0), "0 points of a grid"),
+        (lambda: SwarmPlan(trials=2, coefficients=Coefficients(floor=0.7), seed=2), "floor is 0.7"),
     ):
         with pytest.raises(UsageError, match=message):
             call()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from coolfusion.builtin import builtin_paths
 from coolfusion.errors import CoolfusionError, UsageError
-from coolfusion.evaluation import Plan, evaluate, make_task
+from coolfusion.evaluation import EvaluationPlan, evaluate, make_task
 from coolfusion.fusion import FusionModel, request
 from coolfusion.swarm import (
     Answering,
@@ -62,7 +62,7 @@ def test_a_task_gives_what_eval_gives(particle: Particle, metric: str) -> None:
         TASK,
         metric=metric,
         request=request(max_new_tokens=40, stop="\n"),
-        plan=Plan(systems=()),
+        plan=EvaluationPlan(systems=()),
     )
     mean = report.results[0].mean
     got = TaskMeasure(TASK, metric, SHORT).value(particle)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coolfusion import CoolfusionError, Decoder, Request, Source, UsageError, tuning
+from coolfusion import CoolfusionError, Request, SegmentDecoder, Source, UsageError, tuning
 from coolfusion.config.fusion_config import FusionConfig
-from coolfusion.evaluation import Plan, Record, Task, evaluate, make_task, metric_named
+from coolfusion.evaluation import EvaluationPlan, Record, Task, evaluate, make_task, metric_named
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.systems import System, decoding
 from coolfusion.testing import toy_source
@@ -84,9 +84,9 @@ def test_values_are_those_of_decoding(
     rows = {row.id: row for row in TASK.rows}
     for entry in report.entries:
         if entry.config is None:
-            decoder = Decoder([source for source in sources if source.name == entry.name])
+            decoder = SegmentDecoder([source for source in sources if source.name == entry.name])
         else:
-            decoder = Decoder(sources, recipe_of(entry.config, sources))
+            decoder = SegmentDecoder(sources, recipe_of(entry.config, sources))
         for ids, result in (
             (report.tuning_rows, entry.tuning),
             (report.held_out_rows, entry.held_out),
@@ -328,7 +328,10 @@ def test_perplexity_is_that_of_the_mixture_over_segments(sources: list[Source]) 
 def test_a_source_alone_has_the_perplexity_that_eval_gives_it(sources: list[Source]) -> None:
     report = tune(sources, REFERENCES, TuningPlan("perplexity", num_trials=2, held_out=0))
     theirs = evaluate(
-        Decoder(sources), REFERENCES, metric="perplexity", plan=Plan(systems=("fusion",))
+        SegmentDecoder(sources),
+        REFERENCES,
+        metric="perplexity",
+        plan=EvaluationPlan(systems=("fusion",)),
     )
     for name in "ab":
         assert report.entry(name).tuning.values == pytest.approx(theirs.result(name).values)

@@ -25,7 +25,7 @@ from coolfusion.backends.huggingface.logits import (
     read_scores,
 )
 from coolfusion.backends.huggingface.probing import check_ids, vocab_size
-from coolfusion.backends.huggingface.token_tree import Node, Plan
+from coolfusion.backends.huggingface.token_tree import Node, PassPlan
 from coolfusion.types import Ints
 
 DENSE = 2  # a pass includes idle rows if they make it no more than so many times as large
@@ -39,7 +39,7 @@ class Work:
 
     place: int
     queries: list[Query]
-    plan: Plan
+    plan: PassPlan
 
 
 @final
@@ -202,10 +202,10 @@ class PackedPasses:
 
 
 def _grouped(queries: Sequence[Query]) -> list[list[int]]:
-    """Indices of queries that share a row: those of one lane, or with one prefix."""
+    """Indices of queries that share a row: those of one sequence, or with one prefix."""
     groups: dict[int | tuple[int, ...], list[int]] = {}
     for index, query in enumerate(queries):
-        key = query.prefix if query.lane is None else query.lane
+        key = query.prefix if query.sequence_id is None else query.sequence_id
         groups.setdefault(key, []).append(index)
     return list(groups.values())
 

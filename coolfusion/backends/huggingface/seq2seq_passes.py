@@ -31,7 +31,7 @@ KeyValues: TypeAlias = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # (heads, 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Branch:
+class DecoderBranch:
     """A decoder text and, for each layer, its keys and values."""
 
     ids: Ids
@@ -55,9 +55,9 @@ class Reading:
 
     states: torch.Tensor
     crossed: KeyValues | None = None
-    branches: list[Branch] = field(default_factory=list)
+    branches: list[DecoderBranch] = field(default_factory=list)
 
-    def keep(self, branch: Branch, most: int) -> None:
+    def keep(self, branch: DecoderBranch, most: int) -> None:
         """Remember a text in the place of those it continues; at most ``most`` in all."""
         self.branches = [b for b in self.branches if b.shared(branch.ids) < len(b.ids)]
         self.branches.append(branch)
@@ -65,14 +65,14 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DecoderRow:
     """One query's share of a pass: logits from ``start`` on are wanted, ``kept`` tokens cached."""
 
     index: int
     reading: Reading
     ids: Ids
     start: int
-    branch: Branch | None
+    branch: DecoderBranch | None
     kept: int
 
 
@@ -155,14 +155,14 @@ class DecoderPasses:
                 self._readings[ids] = Reading(states.clone())
         return list(new.values())
 
-    def _row(self, index: int, reading: Reading, ids: Ids, start: int) -> Row:
+    def _row(self, index: int, reading: Reading, ids: Ids, start: int) -> DecoderRow:
         """The row of a query, which goes on from the nearest text that is cached."""
         branch = max(reading.branches, key=lambda each: each.shared(ids), default=None)
         kept = 0 if branch is None else min(branch.shared(ids), start)
-        return Row(index, reading, ids, start, branch if kept else None, kept)
+        return DecoderRow(index, reading, ids, start, branch if kept else None, kept)
 
     def _forward(
-        self, rows: Sequence[Row], queries: Sequence[Query], read: Read[Answer]
+        self, rows: Sequence[DecoderRow], queries: Sequence[Query], read: Read[Answer]
     ) -> list[Answer]:
         """Compute what all rows lack in one pass, and read every query's answer."""
         kept = min(row.kept for row in rows)
@@ -194,7 +194,7 @@ class DecoderPasses:
             for answer, row in zip(answers, rows, strict=True)
         ]
 
-    def _keep(self, rows: Sequence[Row], cache: EncoderDecoderCache) -> None:
+    def _keep(self, rows: Sequence[DecoderRow], cache: EncoderDecoderCache) -> None:
         """Remember the keys and values of every row's text and, where they are new, of its input."""
         if not self._max_branches:
             return
@@ -204,7 +204,7 @@ class DecoderPasses:
                 row.reading.crossed = _taken(cache.cross_attention_cache, number, num_read)
             if all(branch.shared(row.ids) < len(row.ids) for branch in row.reading.branches):
                 layers = _taken(cache.self_attention_cache, number, len(row.ids))
-                row.reading.keep(Branch(row.ids, layers), self._max_branches)
+                row.reading.keep(DecoderBranch(row.ids, layers), self._max_branches)
 
     def _mask(self, lengths: Sequence[int]) -> torch.Tensor:
         """(rows, tokens): 1 for a token and 0 for what comes after the last."""
@@ -212,9 +212,9 @@ class DecoderPasses:
         return (places < torch.tensor(lengths, device=self._device)[:, None]).long()
 
 
-def _passes(rows: Sequence[Row]) -> list[list[Row]]:
+def _passes(rows: Sequence[DecoderRow]) -> list[list[DecoderRow]]:
     """Rows that go through the model together: none so unequal that padding outweighs."""
-    passes: list[list[Row]] = []
+    passes: list[list[DecoderRow]] = []
     for row in sorted(rows, key=lambda row: (row.kept, len(row.ids))):
         if passes:
             some = [*passes[-1], row]
@@ -226,7 +226,7 @@ def _passes(rows: Sequence[Row]) -> list[list[Row]]:
     return passes
 
 
-def _cache_of(rows: Sequence[Row], kept: int) -> EncoderDecoderCache:
+def _cache_of(rows: Sequence[DecoderRow], kept: int) -> EncoderDecoderCache:
     """A cache of the first ``kept`` tokens of every row and, if all have them, of their inputs."""
     own, crossed = DynamicCache(), DynamicCache()
     if kept:

@@ -29,7 +29,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PassPlan:
     """The tokens one pass computes, and, per query, those after which it wants the logits.
 
     Parents come before their children in ``nodes``; ``wanted`` indexes them.
@@ -48,7 +48,7 @@ class Move:
 
 
 @dataclass(slots=True)
-class Row:
+class CachedText:
     """What is cached of one text. Slots from ``num_slots`` on were never written."""
 
     trunk: list[int] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Row:
         """All tokens of the tree, parents first."""
         return _descendants(self.children)
 
-    def plan(self, queries: Sequence[Query]) -> Plan:
+    def plan(self, queries: Sequence[Query]) -> PassPlan:
         """What one pass must compute to answer ``queries``; the tree takes new tokens in."""
         texts = [query.prefix + query.continuation for query in queries]
         starts = [len(query.prefix) - 1 for query in queries]
@@ -133,7 +133,7 @@ class Row:
             wanted.append(found)
         ordered = sorted(nodes, key=lambda node: node.position)
         index = {node: number for number, node in enumerate(ordered)}
-        return Plan(ordered, [[index[node] for node in found] for found in wanted])
+        return PassPlan(ordered, [[index[node] for node in found] for found in wanted])
 
     def _unfold(self, length: int) -> None:
         """Shorten the trunk to ``length`` tokens; the others become the tree's."""

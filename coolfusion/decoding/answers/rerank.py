@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coolfusion.backends.source import Source
-from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.scheduler import hold, together
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.rerankers import Reranker, ScoreTable, mean_nll
 from coolfusion.decoding.segments.scoring import ScoreRequest, SegmentScores, score
 from coolfusion.decoding.source_weights import uniform
@@ -29,9 +29,9 @@ from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.tokenization.prompts import Prompt, prompt_for
 from coolfusion.types import (
-    Absence,
     Candidate,
     Generation,
+    SkippedSource,
     StopReason,
     Usage,
 )
@@ -51,7 +51,7 @@ class Ranking:
     sources: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     winner: int | None
-    dropped: tuple[Absence, ...]
+    dropped: tuple[SkippedSource, ...]
     usage: tuple[Usage, ...]
     seconds: float
 
@@ -77,7 +77,7 @@ def own_answers(
 ) -> list[Generation]:
     """What one source answers when it decodes alone, one response per prompt."""
     own = [prompt_for(prompt, source.name) for prompt in prompts]
-    return Decoder([source]).generate_batch(own, request)
+    return SegmentDecoder([source]).generate_batch(own, request)
 
 
 def sample_requests(request: Request, num_samples: int) -> list[Request]:
@@ -148,7 +148,8 @@ def rerank(
             for row in rows
         ]
         answers = hold(
-            together([score(0, source, request) for request in requests]), [Recall(source.backend)]
+            together([score(0, source, request) for request in requests]),
+            [AnswerCache(source.backend)],
         )
         for row, scored in zip(rows, answers, strict=True):
             if isinstance(scored, SourceError) and on_source_error == "raise":
@@ -164,7 +165,7 @@ def rerank(
 
 
 def rerank_answers(
-    decoder: Decoder,
+    decoder: SegmentDecoder,
     prompts: Sequence[Prompt],
     request: Request | None = None,
     *,
@@ -209,7 +210,9 @@ def _ranking(
 ) -> Ranking:
     scores = {name: each for name, each in given.items() if isinstance(each, SegmentScores)}
     dropped = tuple(
-        Absence(name, str(each)) for name, each in given.items() if isinstance(each, SourceError)
+        SkippedSource(name, str(each))
+        for name, each in given.items()
+        if isinstance(each, SourceError)
     )
     usage = tuple(scores[name].usage if name in scores else Usage() for name in names)
     if not scores:

@@ -28,11 +28,11 @@ import numpy as np
 from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.sampling import Sampling, draw, noise, pick
 from coolfusion.backends.source import Source
-from coolfusion.decoding.mixture.route import Stretch
+from coolfusion.decoding.mixture.route import Continuation
 from coolfusion.decoding.mixture.rules import MixingRule, mixed
 from coolfusion.decoding.mixture.state import MixtureState, shares
 from coolfusion.decoding.request import sampling_of
-from coolfusion.decoding.scheduler import AskDistributions, Talk
+from coolfusion.decoding.scheduler import DistributionRequest, Talk
 from coolfusion.errors import SourceError
 from coolfusion.tokenization.covers import (
     END,
@@ -85,8 +85,8 @@ class ByteRoute:
         """Nothing said yet, by any source."""
         return tuple(covering.begin() for covering in self._coverings[: len(prompts)])
 
-    def walk(self, state: MixtureState) -> Talk[Stretch]:
-        """Ask what has to be asked, and commit all that is settled then."""
+    def walk(self, state: MixtureState) -> Talk[Continuation]:
+        """ModelRequest what has to be asked, and commit all that is settled then."""
         covers = {k: state.position[k] for k in state.active}
         walk = _Walk(state, covers, whole=(b"", covers), favoured=set(covers))
         while walk.covers:
@@ -99,11 +99,11 @@ class ByteRoute:
                 continue
             walk.favoured -= {k for k, each in bounds.items() if _likeliest(each) != outcome}
             if outcome == END:
-                return self._stretch(walk, ends=True)
+                return self._continuation(walk, ends=True)
             self._append(walk, outcome)
             if walk.is_full:
                 break
-        return self._stretch(walk)
+        return self._continuation(walk)
 
     def _bounds(self, walk: _Walk) -> dict[int, Bounds]:
         """What is known of every source's next byte, of those that have one.
@@ -151,7 +151,9 @@ class ByteRoute:
         unknown = {k: w * bounds[k].slack for k, w in zip(deciders, weights, strict=True)}
         chosen = [k for k in deciders if unknown[k] >= WORTH_ASKING * max(unknown.values())]
         asks = [
-            AskDistributions(k, Query(walk.state.prompts[k] + ids, lane=walk.state.lane))
+            DistributionRequest(
+                k, Query(walk.state.prompts[k] + ids, sequence_id=walk.state.sequence_id)
+            )
             for k in chosen
             for ids in walk.covers[k].unknown
         ]
@@ -193,10 +195,10 @@ class ByteRoute:
         covering = self._coverings[k]
         return covering.conditional(covering.advance(cover, byte))
 
-    def _stretch(self, walk: _Walk, *, ends: bool = False) -> Stretch:
+    def _continuation(self, walk: _Walk, *, ends: bool = False) -> Continuation:
         names = [source.name for source in self._sources]
         position = [walk.covers.get(k, cover) for k, cover in enumerate(walk.state.position)]
-        return Stretch(
+        return Continuation(
             walk.data,
             ends,
             tuple(position),

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from coolfusion.decoding.commit import emit
-from coolfusion.decoding.mixture.route import Stretch
+from coolfusion.decoding.mixture.route import Continuation
 from coolfusion.decoding.mixture.state import MixtureState
 from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.tokenization.utf8 import whole_characters
 from coolfusion.types import (
-    Absence,
     Candidate,
+    SkippedSource,
     Step,
     StopReason,
     Usage,
@@ -21,7 +21,7 @@ from coolfusion.types import (
 
 
 @dataclass(slots=True)
-class Turn:
+class MixtureStep:
     """One step under way: what the walks of it have given so far.
 
     ``before`` is the state at its start, ``state`` the latest, in which nothing is shown yet.
@@ -31,7 +31,7 @@ class Turn:
     names: tuple[str, ...]
     before: MixtureState
     state: MixtureState
-    stretches: list[Stretch] = field(default_factory=list)
+    continuations: list[Continuation] = field(default_factory=list)
     usage: dict[str, Usage] = field(default_factory=dict)
     dropped: dict[str, SourceError] = field(default_factory=dict)
     stop: StopReason | None = None
@@ -57,40 +57,40 @@ class Turn:
             failed = self.state.any_failed
             self.stop = StopReason.SOURCES_FAILED if failed else StopReason.CONTEXT_LENGTH
 
-    def add(self, stretch: Stretch) -> None:
+    def add(self, continuation: Continuation) -> None:
         """Append what a walk decided, unless it does not fit any more."""
-        for name, usage in stretch.usage.items():
+        for name, usage in continuation.usage.items():
             self.spend(name, usage)
-        self.drop(stretch.dropped)
+        self.drop(continuation.dropped)
         if self.stop is not None:
             return
-        longest = max(stretch.num_tokens.values(), default=0)
+        longest = max(continuation.num_tokens.values(), default=0)
         if longest > self.state.request.max_new_tokens:
             self.stop = StopReason.LENGTH
             return
-        self._append(stretch)
-        if stretch.ends:
+        self._append(continuation)
+        if continuation.ends:
             self.stop = StopReason.END
-        elif stretch.is_full:
+        elif continuation.is_full:
             self.stop = StopReason.LENGTH
 
-    def _append(self, stretch: Stretch) -> None:
+    def _append(self, continuation: Continuation) -> None:
         state = self.state
         counts = dict(zip(self.names, state.num_tokens or [0] * len(self.names), strict=True))
-        data = state.data + stretch.data
+        data = state.data + continuation.data
         beginning = data[len(state.text.encode()) :]
         self.state = replace(
             state,
             data=data,
             text=state.text + whole_characters(beginning),
-            position=stretch.position,
-            num_tokens=tuple({**counts, **stretch.num_tokens}.values()),
+            position=continuation.position,
+            num_tokens=tuple({**counts, **continuation.num_tokens}.values()),
         )
-        if stretch.data or stretch.ends:
-            self.stretches.append(stretch)
+        if continuation.data or continuation.ends:
+            self.continuations.append(continuation)
 
 
-def commit(turn: Turn) -> tuple[MixtureState, Step]:
+def commit(turn: MixtureStep) -> tuple[MixtureState, Step]:
     """Show what may be shown of a step that is over, and record it."""
     state, stop = turn.state, turn.stop
     segment = state.text[len(turn.before.text) :]
@@ -100,7 +100,7 @@ def commit(turn: Turn) -> tuple[MixtureState, Step]:
     if shown.stop_string is not None:
         stop = StopReason.STOP_STRING
     sources = tuple(turn.names[k] for k in turn.before.active)
-    candidates = (_candidate(turn, segment, sources),) if turn.stretches else ()
+    candidates = (_candidate(turn, segment, sources),) if turn.continuations else ()
     step = Step(
         index=state.num_steps,
         text=state.text[state.num_shown : shown.end],
@@ -111,9 +111,9 @@ def commit(turn: Turn) -> tuple[MixtureState, Step]:
         ends=stop is StopReason.END,
         log_end=None,
         withdrawn=tuple(
-            Absence(n, turn.stuck) for n in sources if turn.stuck and n not in turn.dropped
+            SkippedSource(n, turn.stuck) for n in sources if turn.stuck and n not in turn.dropped
         ),
-        dropped=tuple(Absence(name, str(error)) for name, error in turn.dropped.items()),
+        dropped=tuple(SkippedSource(name, str(error)) for name, error in turn.dropped.items()),
         usage=tuple(turn.usage.get(name, Usage()) for name in sources),
         seconds=0.0,
     )
@@ -128,9 +128,9 @@ def commit(turn: Turn) -> tuple[MixtureState, Step]:
     return state, step
 
 
-def _candidate(turn: Turn, segment: str, sources: Sequence[str]) -> Candidate:
+def _candidate(turn: MixtureStep, segment: str, sources: Sequence[str]) -> Candidate:
     """What the step's walks decided together; who is not in all of them has no log-likelihood."""
-    walks = turn.stretches
+    walks = turn.continuations
     log_probs = [sum(walk.log_probs.get(name, math.nan) for walk in walks) for name in sources]
     cost = -sum(walk.log_mixture for walk in walks)
     counts = [

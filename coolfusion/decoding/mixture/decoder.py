@@ -1,6 +1,6 @@
 """The decoder of mixtures: what comes next is decided by the sources' distributions together.
 
-It has the face of ``coolfusion.decoding.segments.decoder.Decoder``, and its states are as immutable: a response can
+It has the face of ``coolfusion.decoding.segments.decoder.SegmentDecoder``, and its states are as immutable: a response can
 be branched, resumed or decoded beside others without changing what it says.
 """
 
@@ -20,14 +20,14 @@ from coolfusion.backends.source import (
     check_names,
     encoded_prompts,
 )
-from coolfusion.decoding.answer_cache import Recall
-from coolfusion.decoding.decoder import Stepwise, on_several_devices
-from coolfusion.decoding.mixture.commit import Turn, commit
+from coolfusion.decoding.answer_cache import AnswerCache
+from coolfusion.decoding.decoder import Decoder, on_several_devices
+from coolfusion.decoding.mixture.commit import MixtureStep, commit
 from coolfusion.decoding.mixture.options import Mixture, check_weights, route_for
 from coolfusion.decoding.mixture.route import weigh
 from coolfusion.decoding.mixture.state import MixtureState
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Rounds, Talk, hold
+from coolfusion.decoding.scheduler import Scheduler, Talk, hold
 from coolfusion.decoding.source_weights import normalized, uniform
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenization.prompts import Prompt
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 
 @final
-class MixtureDecoder(Stepwise[MixtureState]):
+class MixtureDecoder(Decoder[MixtureState]):
     """Mixes the distributions of ``sources`` as ``mixture`` says.
 
     A step adds at least one whole character, or ends the response. Raises ``UsageError`` for
@@ -54,8 +54,8 @@ class MixtureDecoder(Stepwise[MixtureState]):
         check_weights(names, self.mixture.weights)
         self.route = route_for(self.sources, self.mixture)
         self._names = names
-        self._lanes = itertools.count()
-        self._recalls = [Recall(source.backend) for source in sources]
+        self._sequence_ids = itertools.count()
+        self._caches = [AnswerCache(source.backend) for source in sources]
         self._concurrent = on_several_devices(self.sources)
 
     def start(self, prompt: Prompt, request: Request | None = None) -> MixtureState:
@@ -73,38 +73,42 @@ class MixtureDecoder(Stepwise[MixtureState]):
         prompts = encoded_prompts(self.sources, prompt)
         everyone = tuple(range(len(self.sources)))
         position = self.route.begin(prompts)
-        state = MixtureState(request, prompt, prompts, everyone, position, next(self._lanes))
+        state = MixtureState(request, prompt, prompts, everyone, position, next(self._sequence_ids))
         return state if self.mixture.prior else replace(state, log_weights=self._fixed())
 
-    def rounds(self) -> Rounds[int, tuple[MixtureState, Step]]:
-        """Rounds in which sources give whole distributions."""
-        return Rounds(self._recalls, concurrent=self._concurrent)
+    def scheduler(self) -> Scheduler[int, tuple[MixtureState, Step]]:
+        """Scheduler in which sources give whole distributions."""
+        return Scheduler(self._caches, concurrent=self._concurrent)
 
     def hold(self, talk: Talk[Result]) -> Result:
         """Hold a conversation with the sources to its end."""
-        return hold(talk, self._recalls)
+        return hold(talk, self._caches)
 
     def stepping(self, state: MixtureState, num_texts: int = 1) -> Talk[tuple[MixtureState, Step]]:
         """One step as a conversation with the sources; ``num_texts`` share their passes."""
         del num_texts  # matters to guesses, and a mixture makes none
-        turn = Turn(self._names, state, state)
+        turn = MixtureStep(self._names, state, state)
         if not state.log_weights:
             yield from self._weigh(turn)
         while not turn.is_over:
             try:
-                stretch = yield from self.route.walk(turn.state)
+                continuation = yield from self.route.walk(turn.state)
             except SourceError as error:
                 if state.request.on_source_error == "raise":
                     raise self._failure(turn, error) from None
                 turn.stop, turn.stuck = StopReason.NO_DRAFT, str(error)
             else:
-                self._check(turn, stretch.dropped)
-                turn.add(stretch)
+                self._check(turn, continuation.dropped)
+                turn.add(continuation)
         return commit(turn)
 
     def branch(self, state: MixtureState) -> MixtureState:
         """The same response, with a place of its own in whatever is remembered of responses."""
-        return state if state.lane is None else replace(state, lane=next(self._lanes))
+        return (
+            state
+            if state.sequence_id is None
+            else replace(state, sequence_id=next(self._sequence_ids))
+        )
 
     def _fixed(self) -> tuple[float, ...]:
         """Logarithms of the mixture's own weights."""
@@ -113,7 +117,7 @@ class MixtureDecoder(Stepwise[MixtureState]):
         given = [self.mixture.weights[name] for name in self._names]
         return normalized(np.array([math.log(w) if w else -math.inf for w in given]))
 
-    def _weigh(self, turn: Turn) -> Talk[None]:
+    def _weigh(self, turn: MixtureStep) -> Talk[None]:
         """Weigh the sources by how well they predict the prompt."""
         prior = self.mixture.prior
         if prior is None or len(self.sources) == 1:
@@ -131,13 +135,13 @@ class MixtureDecoder(Stepwise[MixtureState]):
         self._check(turn, failed)
         turn.drop(failed)
 
-    def _check(self, turn: Turn, failed: Mapping[str, SourceError]) -> None:
+    def _check(self, turn: MixtureStep, failed: Mapping[str, SourceError]) -> None:
         """Raise the first failure, where failures are to be raised."""
         if failed and turn.before.request.on_source_error == "raise":
             name, error = next(iter(failed.items()))
             raise self._failure(turn, type(error)(f'Source "{name}": {error}')) from error
 
-    def _failure(self, turn: Turn, error: SourceError) -> SourceError:
+    def _failure(self, turn: MixtureStep, error: SourceError) -> SourceError:
         """The error with the text that was committed before it."""
         text = turn.before.text
         error.generation = Generation(text, StopReason.INTERRUPTED, None, self._names, ())

@@ -13,14 +13,14 @@ from typing import Any, Protocol, TypeAlias
 from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.source import Source
 from coolfusion.decoding.mixture.state import MixtureState
-from coolfusion.decoding.scheduler import AskDistributions, Talk, together
+from coolfusion.decoding.scheduler import DistributionRequest, Talk, together
 from coolfusion.decoding.source_weights import PromptPrior, PromptReading, read_prompt
 from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.types import Usage
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class Continuation:
     """What one step adds to a response, or the end of it.
 
     ``data`` may end in the middle of a character. ``position`` is where the route goes on from.
@@ -51,7 +51,7 @@ class Route(Protocol):
         """The position before the first step, of sources with these prompt ids."""
         ...
 
-    def walk(self, state: MixtureState) -> Talk[Stretch]:
+    def walk(self, state: MixtureState) -> Talk[Continuation]:
         """Decide at least one more token or character, or the end.
 
         The bytes of all walks together are the beginning of a text in UTF-8. Where no source is
@@ -72,7 +72,7 @@ def ask_next(
     One whose context window has no room for another token says that instead.
     """
     answers: dict[int, Distributions | SourceError] = {}
-    asks: list[AskDistributions] = []
+    asks: list[DistributionRequest] = []
     for k, prefix in prefixes.items():
         limit = sources[k].backend.context_length
         if limit is not None and len(prefix) >= limit:
@@ -81,7 +81,7 @@ def ask_next(
                 "prompt and response."
             )
         else:
-            asks.append(AskDistributions(k, Query(prefix, lane=state.lane)))
+            asks.append(DistributionRequest(k, Query(prefix, sequence_id=state.sequence_id)))
     given: list[Any] = (yield [*asks]) if asks else []
     answers.update((each.source, answer) for each, answer in zip(asks, given, strict=True))
     return {k: answers[k] for k in prefixes}
@@ -99,7 +99,7 @@ def weigh(state: MixtureState, sources: Sequence[Source], prior: PromptPrior) ->
     """
     read = yield from together(
         [
-            read_prompt(k, sources[k], state.prompts[k], state.request.sampling, state.lane)
+            read_prompt(k, sources[k], state.prompts[k], state.request.sampling, state.sequence_id)
             for k in state.active
         ]
     )

@@ -23,7 +23,7 @@ class MixtureState:
     part. ``num_tokens`` of the response so far has an entry per source too (none: nothing yet).
     ``data`` holds the bytes of the response so far; those after ``text`` are the beginning
     of a character. ``num_shown`` characters of ``text`` have been emitted. ``position`` is the
-    route's own. ``lane`` tells responses apart in caches; nothing else depends on it.
+    route's own. ``sequence_id`` tells responses apart in caches; nothing else depends on it.
     """
 
     request: Request
@@ -31,7 +31,7 @@ class MixtureState:
     prompts: tuple[tuple[int, ...], ...]
     active: tuple[int, ...]
     position: Any
-    lane: int | None
+    sequence_id: int | None
     data: bytes = b""
     text: str = ""
     num_shown: int = 0

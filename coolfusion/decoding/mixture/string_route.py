@@ -22,7 +22,7 @@ import numpy as np
 from coolfusion.backends.base import Distributions
 from coolfusion.backends.sampling import log_total, pick
 from coolfusion.backends.source import Source
-from coolfusion.decoding.mixture.route import Stretch, ask_next, spent
+from coolfusion.decoding.mixture.route import Continuation, ask_next, spent
 from coolfusion.decoding.mixture.rules import (
     Arithmetic,
     TopKUnion,
@@ -98,7 +98,7 @@ class UnionRoute:
         """Nothing said yet, by any source."""
         return tuple(Canonical() for _ in prompts)
 
-    def walk(self, state: MixtureState) -> Talk[Stretch]:
+    def walk(self, state: MixtureState) -> Talk[Continuation]:
         """Decide one more string, or the end."""
         position: Encodings = state.position
         prefixes = {k: state.prompts[k] + position[k].ids for k in voters(state)}
@@ -115,7 +115,7 @@ class UnionRoute:
         usage = {names[k]: spent(answer) for k, answer in told.items()}
         lost = {names[k]: error for k, error in dropped.items()}
         if not rows:
-            return Stretch(b"", False, position, usage=usage, dropped=lost)
+            return Continuation(b"", False, position, usage=usage, dropped=lost)
         table, union = self._table(rows)
         combined = mixed(Arithmetic(), table, shares(state, tuple(rows)))
         chosen = pick(combined, sampling_of(state.request, "mixture"), len(state.data))
@@ -125,7 +125,7 @@ class UnionRoute:
             for k, (old, source) in enumerate(zip(position, self._sources, strict=True))
         )
         left = [k for k in state.active if k not in dropped]
-        return Stretch(
+        return Continuation(
             union[chosen],
             union[chosen] == END,
             encodings,

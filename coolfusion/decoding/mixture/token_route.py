@@ -30,7 +30,7 @@ from coolfusion.backends.sampling import (
     pick,
 )
 from coolfusion.backends.source import Source
-from coolfusion.decoding.mixture.route import Stretch, ask_next, spent
+from coolfusion.decoding.mixture.route import Continuation, ask_next, spent
 from coolfusion.decoding.mixture.rules import MixingRule, mixed
 from coolfusion.decoding.mixture.state import MixtureState, shares, voters
 from coolfusion.decoding.mixture.vocabulary import Vocabulary
@@ -56,7 +56,7 @@ class TokenRoute:
         """No token yet."""
         return prompts[0][:0]
 
-    def walk(self, state: MixtureState) -> Talk[Stretch]:
+    def walk(self, state: MixtureState) -> Talk[Continuation]:
         """Decide one token, or the end."""
         turn = yield from self.ask(state, voters(state))
         if not turn.rows:
@@ -64,7 +64,7 @@ class TokenRoute:
         chosen = tuple(turn.rows)
         rows, weights = np.array(list(turn.rows.values())), shares(state, chosen)
         combined, token = self._decided(state, rows, weights)
-        return self.stretch(
+        return self.continuation(
             state,
             turn,
             token,
@@ -81,21 +81,21 @@ class TokenRoute:
         combined = mixed(self._rule, rows, weights)
         return combined, pick(combined, sampling, len(state.position))
 
-    def ask(self, state: MixtureState, chosen: Sequence[int]) -> Talk[Turn]:
+    def ask(self, state: MixtureState, chosen: Sequence[int]) -> Talk[SourceAnswers]:
         """What the ``chosen`` sources say of the next outcome."""
         prefixes = {k: state.prompts[k] + state.position for k in chosen}
         answers = yield from ask_next(state, self.sources, prefixes)
-        return Turn(self.vocabulary, state, answers)
+        return SourceAnswers(self.vocabulary, state, answers)
 
-    def stretch(
+    def continuation(
         self,
         state: MixtureState,
-        turn: Turn,
+        turn: SourceAnswers,
         token: int,
         *,
         favoured: Sequence[int],
         log_mixture: float = np.nan,
-    ) -> Stretch:
+    ) -> Continuation:
         """One more token, or the end, which was decided in this turn."""
         ends = token == self.vocabulary.end
         ids: Ids = state.position if ends else (*state.position, token)
@@ -112,10 +112,10 @@ class TokenRoute:
             is_full=len(ids) >= state.request.max_new_tokens,
         )
 
-    def nothing(self, state: MixtureState, turn: Turn) -> Stretch:
+    def nothing(self, state: MixtureState, turn: SourceAnswers) -> Continuation:
         """No decision, only what it cost and who was lost."""
         names = [source.name for source in self.sources]
-        return Stretch(
+        return Continuation(
             b"",
             False,
             state.position,
@@ -125,7 +125,7 @@ class TokenRoute:
 
 
 @final
-class Turn:
+class SourceAnswers:
     """Answers to one question: ``rows`` of outcomes, what was ``dropped``, the ``usage``, by source."""
 
     def __init__(
@@ -165,7 +165,7 @@ class DrawnTokenRoute:
         """No token yet."""
         return self._route.begin(prompts)
 
-    def walk(self, state: MixtureState) -> Talk[Stretch]:
+    def walk(self, state: MixtureState) -> Talk[Continuation]:
         """Draw a source, then one token or the end from it."""
         if state.request.sampling.is_greedy:
             return (yield from self._route.walk(state))
@@ -177,6 +177,6 @@ class DrawnTokenRoute:
             return self._route.nothing(state, turn)
         sampling = sampling_of(state.request, self._route.sources[k].name)
         position = len(state.prompts[k]) + len(state.position)
-        return self._route.stretch(
+        return self._route.continuation(
             state, turn, pick(turn.rows[k], sampling, position), favoured=[k]
         )

@@ -16,8 +16,8 @@ from typing import final
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.scheduler import Talk, together
 from coolfusion.decoding.segments import contest
-from coolfusion.decoding.segments.contest import Turn
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.contest import SegmentStep
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.state import State
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenization.prompts import Prompt
@@ -64,7 +64,7 @@ class BeamSearch:
     a budget, which would leave segments without a cost.
     """
 
-    def __init__(self, decoder: Decoder, width: int = 4) -> None:
+    def __init__(self, decoder: SegmentDecoder, width: int = 4) -> None:
         if width < 1:
             raise UsageError(f"The width of the beam is {width}; it must be at least 1.")
         recipe = decoder.recipe
@@ -79,7 +79,7 @@ class BeamSearch:
     def generate(self, prompt: Prompt, request: Request | None = None) -> list[Ranked]:
         """Up to ``width`` responses with distinct texts, the best first.
 
-        Raises what ``Decoder.start`` raises, and with ``on_source_error="raise"`` the
+        Raises what ``SegmentDecoder.start`` raises, and with ``on_source_error="raise"`` the
         ``SourceError`` of a source that fails.
         """
         best = [Hypothesis(self.decoder.start(prompt, request))]
@@ -110,7 +110,7 @@ class BeamSearch:
         pool.sort(key=lambda each: each.cost)
         return self._apart(_distinct(pool)[: self.width])
 
-    def _take(self, state: State, num_texts: int) -> Talk[tuple[State, Turn]]:
+    def _take(self, state: State, num_texts: int) -> Talk[tuple[State, SegmentStep]]:
         """A turn in which every segment has a cost, if there is more than one to choose from."""
         state, turn = yield from self.decoder.turns.take(state, num_texts)
         uncosted = turn.candidates and turn.candidates[0].cost is None and turn.candidates[0].text
@@ -122,7 +122,7 @@ class BeamSearch:
         return state, turn
 
     def _extended(
-        self, hypothesis: Hypothesis, state: State, turn: Turn, seconds: float
+        self, hypothesis: Hypothesis, state: State, turn: SegmentStep, seconds: float
     ) -> list[Hypothesis]:
         """One hypothesis per candidate, the cheapest first."""
         choices: list[int | None] = [*range(len(turn.candidates))] or [None]
@@ -147,9 +147,9 @@ class BeamSearch:
         apart = []
         for each in hypotheses:
             state = each.state
-            if state.lane in seen and state.stop_reason is None:
+            if state.sequence_id in seen and state.stop_reason is None:
                 state = self.decoder.branch(state)
-            seen.add(state.lane)
+            seen.add(state.sequence_id)
             apart.append(replace(each, state=state))
         return apart
 

@@ -10,18 +10,18 @@ import numpy as np
 
 from coolfusion.backends.source import Source
 from coolfusion.decoding.commit import emit
-from coolfusion.decoding.segments.contest import Turn
+from coolfusion.decoding.segments.contest import SegmentStep
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.rerankers import Tally
 from coolfusion.decoding.segments.state import State
 from coolfusion.decoding.source_weights import hedged, normalized, uniform
 from coolfusion.errors import ContextLengthError
 from coolfusion.tokenization.canonical import Canonical, extend
-from coolfusion.types import Absence, Step, StopReason
+from coolfusion.types import SkippedSource, Step, StopReason
 
 
 def commit(
-    sources: Sequence[Source], recipe: Recipe, state: State, turn: Turn
+    sources: Sequence[Source], recipe: Recipe, state: State, turn: SegmentStep
 ) -> tuple[State, Step]:
     """Append the turn's winner to the state, or say why there is none."""
     active = tuple(k for k in state.active if sources[k].name not in turn.dropped)
@@ -55,7 +55,7 @@ def commit(
         ends=stop is StopReason.END,
         log_end=turn.log_end,
         withdrawn=turn.withdrawn,
-        dropped=tuple(Absence(name, str(error)) for name, error in turn.dropped.items()),
+        dropped=tuple(SkippedSource(name, str(error)) for name, error in turn.dropped.items()),
         usage=turn.usage,
         seconds=0.0,
     )
@@ -89,7 +89,7 @@ def _limit(state: State, *, complete: bool) -> StopReason | None:
     return None
 
 
-def _learn(state: State, names: Sequence[str], turn: Turn, eta: float) -> State:
+def _learn(state: State, names: Sequence[str], turn: SegmentStep, eta: float) -> State:
     """Count a contest, and note what its judges said of the segment that won."""
     if not turn.scores:
         return state

@@ -1,6 +1,6 @@
 """The contest of one step: from drafts to candidates, from scores to a winner.
 
-Pure decisions over one row's ``Turn``; asking the models is the decoder's work.
+Pure decisions over one row's ``SegmentStep``; asking the models is the decoder's work.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from coolfusion.decoding.segments.scoring import SegmentScores
 from coolfusion.decoding.source_weights import uniform
 from coolfusion.errors import SourceError
 from coolfusion.types import (
-    Absence,
     Candidate,
     Floats,
+    SkippedSource,
     Usage,
 )
 
@@ -29,7 +29,7 @@ Value = TypeVar("Value", int, float)
 
 
 @dataclass(slots=True)
-class Turn:
+class SegmentStep:
     """What is known of one row's step so far. ``sources`` are those active at its start.
 
     ``samples`` are further drafts of sources that draft several times. ``aside`` is what they
@@ -71,7 +71,7 @@ class Turn:
         return len(self.candidates) > 1 or (self.end_asked and bool(self.candidates))
 
     @property
-    def withdrawn(self) -> tuple[Absence, ...]:
+    def withdrawn(self) -> tuple[SkippedSource, ...]:
         """Sources without a candidate of their own, in order."""
         drafted = {name for candidate in self.candidates for name in candidate.drafters}
         reasons: dict[str, str] = {}
@@ -82,7 +82,7 @@ class Turn:
             for name in self.enders:
                 if name not in drafted:
                     reasons[name] = "it wanted to end the text, the sources together did not"
-        return tuple(Absence(name, reasons[name]) for name in self.sources if name in reasons)
+        return tuple(SkippedSource(name, reasons[name]) for name in self.sources if name in reasons)
 
     @property
     def usage(self) -> tuple[Usage, ...]:
@@ -99,7 +99,7 @@ class Turn:
         self.aside[name] = self.aside.get(name, Usage()) + usage
 
 
-def leads(turn: Turn, recipe: Recipe) -> list[str]:
+def leads(turn: SegmentStep, recipe: Recipe) -> list[str]:
     """The sources still there, the heaviest first; those of equal weight in their order."""
     weights = {
         name: recipe.weights.get(name, 0.0 if recipe.weights else 1.0) * turn.weights.get(name, 1.0)
@@ -109,8 +109,8 @@ def leads(turn: Turn, recipe: Recipe) -> list[str]:
     return sorted(weights, key=weights.__getitem__, reverse=True)
 
 
-def merge(turn: Turn, recipe: Recipe) -> None:
-    """Turn equal drafts into one candidate each, in the order of the sources.
+def merge(turn: SegmentStep, recipe: Recipe) -> None:
+    """SegmentStep equal drafts into one candidate each, in the order of the sources.
 
     Unless ends compete, an end is not a candidate but a question: one that every source
     with a draft agrees on is answered at once, any other is left for ``decide``.
@@ -131,7 +131,7 @@ def merge(turn: Turn, recipe: Recipe) -> None:
     turn.end_asked = bool(turn.enders) and not turn.candidates[0].ends
 
 
-def decide(turn: Turn, recipe: Recipe) -> None:
+def decide(turn: SegmentStep, recipe: Recipe) -> None:
     """Settle the end question, then let the reranker choose among the candidates."""
     judges = _judges(turn)
     if turn.end_asked and judges and _ends(turn, judges, recipe):
@@ -143,7 +143,7 @@ def decide(turn: Turn, recipe: Recipe) -> None:
         turn.winner = 0
 
 
-def rerank(turn: Turn, recipe: Recipe) -> None:
+def rerank(turn: SegmentStep, recipe: Recipe) -> None:
     """Give every candidate its cost, by the scores there are, and the lowest the win."""
     judges = _judges(turn)
     scores = [turn.scores[name] for name in judges]
@@ -162,11 +162,11 @@ def rerank(turn: Turn, recipe: Recipe) -> None:
     ]
 
 
-def _judges(turn: Turn) -> list[str]:
+def _judges(turn: SegmentStep) -> list[str]:
     return [name for name in turn.sources if name in turn.scores]
 
 
-def _ends(turn: Turn, judges: list[str], recipe: Recipe) -> bool:
+def _ends(turn: SegmentStep, judges: list[str], recipe: Recipe) -> bool:
     log_end = np.array([turn.drafts[name].log_end for name in judges])
     turn.log_end = tuple(
         turn.drafts[name].log_end if name in turn.drafts else float("nan") for name in turn.sources
@@ -177,7 +177,7 @@ def _ends(turn: Turn, judges: list[str], recipe: Recipe) -> bool:
     return recipe.end_rule(EndQuestion(log_end[heard], log_first[:, heard], weights[heard]))
 
 
-def _weights(judges: list[str], recipe: Recipe, turn: Turn) -> Floats:
+def _weights(judges: list[str], recipe: Recipe, turn: SegmentStep) -> Floats:
     """The contest's weights of these judges; equal ones where it has none for any of them."""
     raw: Floats = np.array([recipe.weights.get(name, 0.0) for name in judges])
     if not raw.any():
@@ -188,7 +188,7 @@ def _weights(judges: list[str], recipe: Recipe, turn: Turn) -> Floats:
     return normalized
 
 
-def _learnt(judges: list[str], turn: Turn) -> Floats:
+def _learnt(judges: list[str], turn: SegmentStep) -> Floats:
     """The weights that the response has taught; equal ones where it has taught none."""
     if not turn.weights:
         return uniform(len(judges))
@@ -197,7 +197,7 @@ def _learnt(judges: list[str], turn: Turn) -> Floats:
     return normalized
 
 
-def _table(turn: Turn, judges: list[str]) -> ScoreTable:
+def _table(turn: SegmentStep, judges: list[str]) -> ScoreTable:
     scores = [turn.scores[name] for name in judges]
     sizes = [max(1, len(candidate.text.encode())) for candidate in turn.candidates]
     return ScoreTable(
@@ -211,6 +211,8 @@ def _table(turn: Turn, judges: list[str]) -> ScoreTable:
     )
 
 
-def _column(turn: Turn, values: list[Value], judges: list[str], absent: Value) -> tuple[Value, ...]:
+def _column(
+    turn: SegmentStep, values: list[Value], judges: list[str], absent: Value
+) -> tuple[Value, ...]:
     by_name = dict(zip(judges, values, strict=True))
     return tuple(by_name.get(name, absent) for name in turn.sources)

@@ -20,14 +20,14 @@ from coolfusion.backends.source import (
     check_names,
     encoded_prompts,
 )
-from coolfusion.decoding.answer_cache import Recall
-from coolfusion.decoding.decoder import Stepwise, on_several_devices
+from coolfusion.decoding.answer_cache import AnswerCache
+from coolfusion.decoding.decoder import Decoder, on_several_devices
 from coolfusion.decoding.request import Request, sampling_of
-from coolfusion.decoding.scheduler import Rounds, Talk, hold, together
+from coolfusion.decoding.scheduler import Scheduler, Talk, hold, together
 from coolfusion.decoding.segments import contest
 from coolfusion.decoding.segments.commit import commit
-from coolfusion.decoding.segments.contest import Turn
-from coolfusion.decoding.segments.drafting import DraftRequest, Pen, draft
+from coolfusion.decoding.segments.contest import SegmentStep
+from coolfusion.decoding.segments.drafting import DraftRequest, PartialDraft, draft
 from coolfusion.decoding.segments.gates import LeadDraft
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.scoring import ByteScorer, Scorer, ScoreRequest, score
@@ -46,7 +46,7 @@ DEFAULT_SPECULATION = Speculation()
 
 
 @final
-class Decoder(Stepwise[State]):
+class SegmentDecoder(Decoder[State]):
     """Fuses ``sources`` by ``recipe``.
 
     What it keeps of responses, here and in its sources, only saves time: ``speculation``
@@ -65,12 +65,12 @@ class Decoder(Stepwise[State]):
         self.recipe = recipe or Recipe()
         if self.recipe.scores == "bytes":
             check_byte_faithful(sources, "scored by bytes")
-        self._lanes = itertools.count()
-        self._recalls = [Recall(source.backend) for source in self.sources]
+        self._sequence_ids = itertools.count()
+        self._caches = [AnswerCache(source.backend) for source in self.sources]
         self._concurrent = on_several_devices(self.sources)
         speculator = None
         if speculation is not None:
-            speculator = Speculator(self.sources, self._recalls, self.recipe, speculation)
+            speculator = Speculator(self.sources, self._caches, self.recipe, speculation)
         self.turns = Turns(self.sources, self.recipe, speculator)
 
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
@@ -88,28 +88,32 @@ class Decoder(Stepwise[State]):
         prompts = encoded_prompts(self.sources, prompt)
         nothing = tuple(Canonical() for _ in self.sources)
         everyone = tuple(range(len(self.sources)))
-        return State(request, prompt, prompts, nothing, everyone, next(self._lanes))
+        return State(request, prompt, prompts, nothing, everyone, next(self._sequence_ids))
 
-    def rounds(self) -> Rounds[int, tuple[State, Step]]:
-        """Rounds in which what is known of a text already is not asked again."""
-        return Rounds(self._recalls, concurrent=self._concurrent)
+    def scheduler(self) -> Scheduler[int, tuple[State, Step]]:
+        """Scheduler in which what is known of a text already is not asked again."""
+        return Scheduler(self._caches, concurrent=self._concurrent)
 
     def hold(self, talk: Talk[Result]) -> Result:
         """Hold a conversation with the sources to its end."""
-        return hold(talk, self._recalls)
+        return hold(talk, self._caches)
 
     def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
         """One step as a conversation with the sources; ``num_texts`` share their passes."""
         state, turn = yield from self.turns.take(state, num_texts)
         return self.commit(state, turn)
 
-    def commit(self, state: State, turn: Turn) -> tuple[State, Step]:
+    def commit(self, state: State, turn: SegmentStep) -> tuple[State, Step]:
         """The state after the turn's winner, and the step that led to it."""
         return commit(self.sources, self.recipe, state, turn)
 
     def branch(self, state: State) -> State:
         """The same response, with a place of its own in whatever is remembered of responses."""
-        return state if state.lane is None else replace(state, lane=next(self._lanes))
+        return (
+            state
+            if state.sequence_id is None
+            else replace(state, sequence_id=next(self._sequence_ids))
+        )
 
 
 CONTEXT = 256  # characters of recent text that drafting may look back on
@@ -130,12 +134,12 @@ class Turns:
         if recipe.scores == "bytes":
             self._scorers = [ByteScorer(source) for source in sources]
 
-    def take(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Turn]]:
+    def take(self, state: State, num_texts: int = 1) -> Talk[tuple[State, SegmentStep]]:
         """A step up to its winner, which is not committed yet.
 
         The state comes back with the prior weights, where these are first needed.
         """
-        turn = Turn(tuple(self._sources[k].name for k in state.active))
+        turn = SegmentStep(tuple(self._sources[k].name for k in state.active))
         if self._recipe.prior is not None and not state.log_weights and len(state.active) > 1:
             state = yield from self._weigh(state, turn)
         if state.log_weights:
@@ -153,7 +157,7 @@ class Turns:
         contest.decide(turn, self._recipe)
         return state, turn
 
-    def judge(self, state: State, turn: Turn) -> Talk[None]:
+    def judge(self, state: State, turn: SegmentStep) -> Talk[None]:
         """Let every source that is left score the candidates."""
         names = [n for n in turn.sources if n in turn.drafts and n not in turn.dropped]
         judges = [self._number[name] for name in names]
@@ -169,7 +173,7 @@ class Turns:
             else:
                 turn.scores[self._sources[k].name] = scores
 
-    def _weigh(self, state: State, turn: Turn) -> Talk[State]:
+    def _weigh(self, state: State, turn: SegmentStep) -> Talk[State]:
         """Weigh the sources by how well they predict the prompt."""
         prior = self._recipe.prior
         if prior is None:
@@ -181,7 +185,7 @@ class Turns:
                     self._sources[k],
                     state.prompts[k],
                     sampling_of(state.request, self._sources[k].name),
-                    state.lane,
+                    state.sequence_id,
                 )
                 for k in state.active
             ]
@@ -195,7 +199,7 @@ class Turns:
                 turn.spend(self._sources[k].name, reading.usage)
         return replace(state, log_weights=prior.log_weights(bits))
 
-    def _lead_alone(self, state: State, turn: Turn, num_texts: int) -> Talk[bool]:
+    def _lead_alone(self, state: State, turn: SegmentStep, num_texts: int) -> Talk[bool]:
         """Let the lead source draft first, if a gate or a spent budget may let it stand alone.
 
         Where it does, nobody else drafts. With the budget spent, a lead that has nothing to
@@ -228,15 +232,15 @@ class Turns:
         offered = turn.candidates[0]
         return gate(LeadDraft(offered.text, offered.ends, log_likelihood, num_tokens))
 
-    def _guess(self, state: State, turn: Turn, num_texts: int) -> Talk[None]:
+    def _guess(self, state: State, turn: SegmentStep, num_texts: int) -> Talk[None]:
         """Let the state's active sources guess ahead for one another."""
-        if self._speculator is not None and state.lane is not None:
+        if self._speculator is not None and state.sequence_id is not None:
             spent = yield from self._speculator.prepare(state, num_texts)
             for name, usage in spent.items():
                 turn.spend(name, usage)
 
     def _draft(
-        self, state: State, turn: Turn, names: Sequence[str], num_samples: int
+        self, state: State, turn: SegmentStep, names: Sequence[str], num_samples: int
     ) -> Talk[None]:
         """Let the sources named draft until each has ``num_samples`` drafts."""
         wanted = [
@@ -264,11 +268,11 @@ class Turns:
             else:
                 turn.samples[name] = (*turn.samples.get(name, ()), drafted)
 
-    def _cut(self, pen: Pen) -> int | None:
+    def _cut(self, partial: PartialDraft) -> int | None:
         """The first position where the text drafted so far may be handed over."""
         tokenizers = [source.tokenizer for source in self._sources]
-        context = pen.request.context
-        return next(ratified_cuts(pen.text, self._recipe.boundary, tokenizers, context), None)
+        context = partial.request.context
+        return next(ratified_cuts(partial.text, self._recipe.boundary, tokenizers, context), None)
 
     def _draft_request(self, state: State, k: int, sample: int) -> DraftRequest:
         request = state.request
@@ -278,20 +282,20 @@ class Turns:
             sampling=sampling_of(request, self._sources[k].name, sample),
             max_tokens=request.max_segment_tokens or self._recipe.boundary.max_tokens,
             room=request.max_new_tokens - len(state.encoded[k].ids),
-            lane=state.lane,
+            sequence_id=state.sequence_id,
         )
 
-    def _score_request(self, state: State, turn: Turn, k: int) -> ScoreRequest:
+    def _score_request(self, state: State, turn: SegmentStep, k: int) -> ScoreRequest:
         return ScoreRequest(
             state.prompts[k],
             state.encoded[k],
             tuple(candidate.text for candidate in turn.candidates),
             tuple(candidate.ends for candidate in turn.candidates),
             sampling_of(state.request, self._sources[k].name),
-            state.lane,
+            state.sequence_id,
         )
 
-    def _drop(self, state: State, turn: Turn, source: Source, error: SourceError) -> None:
+    def _drop(self, state: State, turn: SegmentStep, source: Source, error: SourceError) -> None:
         if state.request.on_source_error == "raise":
             names = tuple(each.name for each in self._sources)
             error.generation = Generation(state.text, StopReason.INTERRUPTED, None, names, ())

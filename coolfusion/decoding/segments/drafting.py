@@ -11,7 +11,7 @@ import regex
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import Source
-from coolfusion.decoding.scheduler import Ask, Talk, ask
+from coolfusion.decoding.scheduler import ModelRequest, Talk, ask
 from coolfusion.errors import ContextLengthError
 from coolfusion.types import Usage
 
@@ -24,7 +24,7 @@ class DraftRequest:
 
     ``prefix`` holds its ids, ``context`` the recent text before the draft; ``max_tokens`` is
     the segment cap and ``room`` how many tokens the response may still take (both count this
-    source's tokens). ``lane`` names the response.
+    source's tokens). ``sequence_id`` names the response.
     """
 
     prefix: tuple[int, ...]
@@ -32,7 +32,7 @@ class DraftRequest:
     sampling: Sampling
     max_tokens: int | None
     room: int
-    lane: int | None = None
+    sequence_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Draft:
 
 
 @dataclass(slots=True)
-class Pen:
+class PartialDraft:
     """A draft being written: the tokens so far and their complete characters."""
 
     request: DraftRequest
@@ -63,7 +63,7 @@ class Pen:
 
 
 # Where a draft may be cut, once its text has grown: a position, or None to go on.
-Cut = Callable[[Pen], int | None]
+Cut = Callable[[PartialDraft], int | None]
 
 
 def draft(k: int, source: Source, request: DraftRequest, cut: Cut) -> Talk[Draft]:
@@ -71,73 +71,83 @@ def draft(k: int, source: Source, request: DraftRequest, cut: Cut) -> Talk[Draft
 
     Raises ``ContextLengthError`` when the prefix leaves no room for even one token.
     """
-    pen = Pen(request)
-    if _is_full(source, pen):
+    partial = PartialDraft(request)
+    if _is_full(source, partial):
         raise ContextLengthError(
             f"The context window of {source.backend.context_length} tokens is full after "
             f"{len(request.prefix)} tokens of prompt and response."
         )
     watch = tuple(sorted(source.tokenizer.end_ids))
     while True:
-        (scores,) = yield from ask([Ask(k, _query(pen, watch), is_draft=True)])
-        done = _write(source, pen, scores, cut)
+        (scores,) = yield from ask([ModelRequest(k, _query(partial, watch), is_draft=True)])
+        done = _write(source, partial, scores, cut)
         if done is not None:
             return done
 
 
-def _is_full(source: Source, pen: Pen) -> bool:
+def _is_full(source: Source, partial: PartialDraft) -> bool:
     limit = source.backend.context_length
-    return limit is not None and len(pen.request.prefix) + len(pen.ids) >= limit
+    return limit is not None and len(partial.request.prefix) + len(partial.ids) >= limit
 
 
-def _query(pen: Pen, watch: tuple[int, ...]) -> Query:
-    request = pen.request
+def _query(partial: PartialDraft, watch: tuple[int, ...]) -> Query:
+    request = partial.request
     return Query(
-        request.prefix + tuple(pen.ids), (), watch, sampling=request.sampling, lane=request.lane
+        request.prefix + tuple(partial.ids),
+        (),
+        watch,
+        sampling=request.sampling,
+        sequence_id=request.sequence_id,
     )
 
 
-def _write(source: Source, pen: Pen, scores: Scores, cut: Cut) -> Draft | None:
+def _write(source: Source, partial: PartialDraft, scores: Scores, cut: Cut) -> Draft | None:
     """Add the drafted tokens until one closes the draft; None while it should go on."""
-    if not pen.ids:
-        pen.log_end = scores.watched[0]
+    if not partial.ids:
+        partial.log_end = scores.watched[0]
     done, num_drafted = None, 0
     while done is None and num_drafted < len(scores.picks):
-        done = _write_token(source, pen, scores.picks[num_drafted], cut)
+        done = _write_token(source, partial, scores.picks[num_drafted], cut)
         num_drafted += 1
-    pen.usage += Usage(num_drafted, 0, scores.num_forwarded, scores.num_passes)
-    return None if done is None else replace(done, usage=pen.usage)
+    partial.usage += Usage(num_drafted, 0, scores.num_forwarded, scores.num_passes)
+    return None if done is None else replace(done, usage=partial.usage)
 
 
-def _write_token(source: Source, pen: Pen, token: int, cut: Cut) -> Draft | None:
+def _write_token(source: Source, partial: PartialDraft, token: int, cut: Cut) -> Draft | None:
     if token in source.tokenizer.end_ids:
-        return _finish(pen, pen.text, ends=True)
+        return _finish(partial, partial.text, ends=True)
     piece = source.tokenizer.piece(token)
     if piece is None:
-        return _finish(pen, pen.text, reason=f"it drew the control token {token}")
-    pen.ids.append(token)
+        return _finish(partial, partial.text, reason=f"it drew the control token {token}")
+    partial.ids.append(token)
     try:
-        fresh = pen.decoder.decode(piece)
+        fresh = partial.decoder.decode(piece)
     except UnicodeDecodeError:
-        return _finish(pen, pen.text, reason="it drew bytes that are not UTF-8")
+        return _finish(partial, partial.text, reason="it drew bytes that are not UTF-8")
     if fresh:
-        pen.text += fresh
-        position = cut(pen)
+        partial.text += fresh
+        position = cut(partial)
         if position is not None:
-            return _finish(pen, pen.text[:position])
-    if len(pen.ids) >= pen.request.room or _is_full(source, pen):
-        return _finish(pen, pen.text, reason="no complete character fits into what room is left")
-    if pen.request.max_tokens is not None and len(pen.ids) >= pen.request.max_tokens:
+            return _finish(partial, partial.text[:position])
+    if len(partial.ids) >= partial.request.room or _is_full(source, partial):
         return _finish(
-            pen, _forced(pen.text), reason=f"{len(pen.ids)} tokens held no complete character"
+            partial, partial.text, reason="no complete character fits into what room is left"
+        )
+    if partial.request.max_tokens is not None and len(partial.ids) >= partial.request.max_tokens:
+        return _finish(
+            partial,
+            _forced(partial.text),
+            reason=f"{len(partial.ids)} tokens held no complete character",
         )
     return None
 
 
-def _finish(pen: Pen, text: str, *, ends: bool = False, reason: str | None = None) -> Draft:
+def _finish(
+    partial: PartialDraft, text: str, *, ends: bool = False, reason: str | None = None
+) -> Draft:
     """Close a draft; ``reason`` counts only if there is no text to offer."""
     withdrawn = None if text or ends else reason
-    return Draft(text, ends, pen.log_end, withdrawn, pen.usage)
+    return Draft(text, ends, partial.log_end, withdrawn, partial.usage)
 
 
 def _forced(text: str) -> str:

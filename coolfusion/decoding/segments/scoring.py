@@ -28,7 +28,13 @@ import numpy as np
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.sampling import Sampling, log_total
 from coolfusion.backends.source import Source
-from coolfusion.decoding.scheduler import Ask, AskDistributions, Talk, ask, ask_distributions
+from coolfusion.decoding.scheduler import (
+    DistributionRequest,
+    ModelRequest,
+    Talk,
+    ask,
+    ask_distributions,
+)
 from coolfusion.errors import ContextLengthError
 from coolfusion.tokenization.boundaries import is_unspaced
 from coolfusion.tokenization.canonical import Canonical, common_length, extend
@@ -38,14 +44,14 @@ from coolfusion.types import Usage
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Segments to be scored after ``prompt`` and the response so far; ``lane`` names the response."""
+    """Segments to be scored after ``prompt`` and the response so far; ``sequence_id`` names the response."""
 
     prompt: tuple[int, ...]
     response: Canonical
     segments: tuple[str, ...]
     ends: tuple[bool, ...]
     sampling: Sampling
-    lane: int | None = None
+    sequence_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ def score(k: int, source: Source, request: ScoreRequest) -> Talk[SegmentScores]:
     """
     queries: list[Query] = []
     plan = _plan(source, request, queries)
-    answers = yield from ask([Ask(k, query) for query in queries])
+    answers = yield from ask([ModelRequest(k, query) for query in queries])
     return _collect(request, plan, answers)
 
 
@@ -102,7 +108,7 @@ def _query(source: Source, request: ScoreRequest, ids: tuple[int, ...], shared: 
         ids[shared:],
         watch=tuple(sorted(source.tokenizer.end_ids)),
         sampling=request.sampling,
-        lane=request.lane,
+        sequence_id=request.sequence_id,
     )
 
 
@@ -161,9 +167,12 @@ class ByteScorer:
         if not all(cover.branches for cover in covers):
             return (yield from score(k, source, request))
         unknown = list(dict.fromkeys(ids for cover in (start, *covers) for ids in cover.unknown))
-        prompt, lane = request.prompt, request.lane
+        prompt, sequence_id = request.prompt, request.sequence_id
         answers = yield from ask_distributions(
-            [AskDistributions(k, Query(prompt + ids, lane=lane)) for ids in unknown]
+            [
+                DistributionRequest(k, Query(prompt + ids, sequence_id=sequence_id))
+                for ids in unknown
+            ]
         )
         rows = {ids: each.log_probs[0] for ids, each in zip(unknown, answers, strict=True)}
         known = [self._covering.learn(cover, rows) for cover in covers]

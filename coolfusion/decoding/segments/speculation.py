@@ -17,13 +17,13 @@ from typing import final
 
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.source import Source
-from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import sampling_of
-from coolfusion.decoding.scheduler import Ask, Talk, as_source_error, together
+from coolfusion.decoding.scheduler import ModelRequest, Talk, as_source_error, together
 from coolfusion.decoding.segments.drafting import (
     Draft,
     DraftRequest,
-    Pen,
+    PartialDraft,
     draft,
 )
 from coolfusion.decoding.segments.guesses import Acceptance, Guess, expected_tokens, look_up
@@ -74,26 +74,26 @@ class Memory:
 class Speculator:
     """Keeps a guess for every response, and the measurements by which guessers are chosen.
 
-    An outside drafter is asked through one more of ``recalls``, which it is added to.
+    An outside drafter is asked through one more of ``caches``, which it is added to.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        recalls: list[Recall],
+        caches: list[AnswerCache],
         recipe: Recipe,
         speculation: Speculation,
     ) -> None:
         self._sources = sources
-        self._recalls = recalls
+        self._caches = caches
         self._boundary = recipe.boundary
         self._memories: OrderedDict[int | None, Memory] = OrderedDict()
         self._guessers = [Guesser(Acceptance(), source, k) for k, source in enumerate(sources)]
         if speculation.look_up:
             self._guessers.append(Guesser(Acceptance((1.0, 1.0))))
         if speculation.drafter is not None:
-            self._guessers.append(Guesser(Acceptance(), speculation.drafter, len(recalls)))
-            recalls.append(Recall(speculation.drafter.backend))
+            self._guessers.append(Guesser(Acceptance(), speculation.drafter, len(caches)))
+            caches.append(AnswerCache(speculation.drafter.backend))
 
     def prepare(self, state: State, num_texts: int) -> Talk[dict[str, Usage]]:
         """See to it that a response has a verified guess; returns what that cost, by source."""
@@ -118,9 +118,9 @@ class Speculator:
         return spent
 
     def _memory(self, state: State) -> Memory:
-        memory = self._memories.get(state.lane)
+        memory = self._memories.get(state.sequence_id)
         if memory is None:
-            memory = self._memories[state.lane] = Memory()
+            memory = self._memories[state.sequence_id] = Memory()
             if len(self._memories) > MAX_TEXTS:
                 self._memories.popitem(last=False)
         return memory
@@ -176,20 +176,20 @@ class Speculator:
         return max(1, len(said) + len(state.text)) / num_tokens
 
     def _seconds(self, k: int, num_tokens: float, num_texts: int) -> float:
-        return self._recalls[k].pace.seconds(num_tokens, num_texts)
+        return self._caches[k].pace.seconds(num_tokens, num_texts)
 
     def _guess(self, guesser: Guesser, state: State, length: int) -> Talk[Draft]:
         """What comes next, as ``guesser`` thinks, in about ``length`` tokens."""
         if guesser.source is None:
             return Draft(self._looked_up(state, length), False, 0.0, None, Usage())
 
-        def cut(pen: Pen) -> int | None:
-            if len(pen.ids) < length:
+        def cut(partial: PartialDraft) -> int | None:
+            if len(partial.ids) < length:
                 return None
-            cuts = list(self._boundary.propose(pen.text))
+            cuts = list(self._boundary.propose(partial.text))
             if cuts:
                 return cuts[-1]
-            return len(pen.text) if len(pen.ids) >= 2 * length + 8 else None
+            return len(partial.text) if len(partial.ids) >= 2 * length + 8 else None
 
         request = self._request(guesser, guesser.source, state)
         return (yield from draft(guesser.k, guesser.source, request, cut))
@@ -205,7 +205,7 @@ class Speculator:
             sampling=sampling_of(state.request, source.name),
             max_tokens=None,
             room=max(1, state.request.max_new_tokens - len(encoded.ids)),
-            lane=state.lane,
+            sequence_id=state.sequence_id,
         )
 
     def _outside_view(self, source: Source, state: State) -> tuple[tuple[int, ...], Canonical]:
@@ -235,9 +235,9 @@ class Speculator:
     def _verify(
         self, guesser: Guesser, guessed: Draft, state: State, spent: dict[str, Usage]
     ) -> Talk[None]:
-        """Ask all other sources about a guess; their answers are remembered for the coming steps."""
+        """ModelRequest all other sources about a guess; their answers are remembered for the coming steps."""
         asks = [
-            Ask(k, query)
+            ModelRequest(k, query)
             for k in state.active
             if k != guesser.k and (query := self._question(state, guessed, k)) is not None
         ]
@@ -262,5 +262,5 @@ class Speculator:
             longer.ids[len(encoded.ids) : end],
             tuple(sorted(source.tokenizer.end_ids)),
             sampling_of(state.request, source.name),
-            state.lane,
+            state.sequence_id,
         )

@@ -17,7 +17,7 @@ class State:
 
     ``prompts`` and ``encoded`` have one entry per source of the decoder; ``active`` indexes
     the sources that still take part. ``num_shown`` characters of ``text`` have been emitted.
-    ``lane`` tells responses apart in caches; nothing else depends on it (None: nothing is
+    ``sequence_id`` tells responses apart in caches; nothing else depends on it (None: nothing is
     remembered between steps).
 
     What the response has taught of the sources has one entry per source of the decoder too,
@@ -30,7 +30,7 @@ class State:
     prompts: tuple[tuple[int, ...], ...]
     encoded: tuple[Canonical, ...]
     active: tuple[int, ...]
-    lane: int | None
+    sequence_id: int | None
     text: str = ""
     num_shown: int = 0
     num_steps: int = 0

@@ -129,7 +129,9 @@ class CacheMachine(RuleBasedStateMachine):
 
     def ask(self, *queries: Query) -> None:
         lanes = {self.texts[0][:3]: 1, self.texts[1][:3]: 2} if self.uses_lanes else {}
-        queries = tuple(replace(query, lane=lanes.get(query.prefix[:3])) for query in queries)
+        queries = tuple(
+            replace(query, sequence_id=lanes.get(query.prefix[:3])) for query in queries
+        )
         for query, scores in zip(queries, self.backend.score(queries), strict=True):
             assert_plain(self.model, query, scores)
 
@@ -183,13 +185,13 @@ def test_caches_never_show(kind: str, uses_lanes: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", PACKED)
-@pytest.mark.parametrize("lane", [None, 7])
-def test_nothing_is_computed_twice(kind: str, lane: int | None) -> None:
+@pytest.mark.parametrize("sequence_id", [None, 7])
+def test_nothing_is_computed_twice(kind: str, sequence_id: int | None) -> None:
     backend = TransformersBackend(model_of(kind))
     text = prompt = tuple(range(1, 11))
     spent = 0
     for _ in range(8):
-        drafted = backend.draft([Query(text, (), WATCH, lane=lane)], 1)[0]
+        drafted = backend.draft([Query(text, (), WATCH, sequence_id=sequence_id)], 1)[0]
         text += drafted.picks
         spent += drafted.num_forwarded
     assert spent == len(prompt) + 7
@@ -198,9 +200,9 @@ def test_nothing_is_computed_twice(kind: str, lane: int | None) -> None:
 def test_branches_stay_cached_while_the_text_is_near() -> None:
     backend = TransformersBackend(model_of("llama"))
     text = tuple(range(1, 11))
-    backend.score([Query(text, (20, 21, 22), WATCH, lane=1)])
-    backend.draft([Query((*text, 30, 31), (), WATCH, lane=1)], 2)
-    resumed = backend.score([Query((*text, 20, 21, 22), (23,), WATCH, lane=1)])[0]
+    backend.score([Query(text, (20, 21, 22), WATCH, sequence_id=1)])
+    backend.draft([Query((*text, 30, 31), (), WATCH, sequence_id=1)], 2)
+    resumed = backend.score([Query((*text, 20, 21, 22), (23,), WATCH, sequence_id=1)])[0]
     assert (
         resumed.num_forwarded == 2
     )  # the last token of the prefix, for its logits, and the new one
@@ -209,11 +211,13 @@ def test_branches_stay_cached_while_the_text_is_near() -> None:
 def test_texts_share_the_beginning_of_another() -> None:
     backend = TransformersBackend(model_of("llama"))
     system = tuple(i * 7 % VOCAB for i in range(120))
-    for lane in range(3):
-        query = Query((*system, lane), (), WATCH, lane=lane)
+    for sequence_id in range(3):
+        query = Query((*system, sequence_id), (), WATCH, sequence_id=sequence_id)
         assert_plain(model_of("llama"), query, backend.score([query])[0])
-        backend.score([Query((*system, lane, lane), (), WATCH, lane=lane)])
-    fresh = Query((*system, 9), (), WATCH, lane=9)
+        backend.score(
+            [Query((*system, sequence_id, sequence_id), (), WATCH, sequence_id=sequence_id)]
+        )
+    fresh = Query((*system, 9), (), WATCH, sequence_id=9)
     scores = backend.score([fresh])[0]
     assert_plain(model_of("llama"), fresh, scores)
     assert scores.num_forwarded < 40
@@ -226,11 +230,11 @@ def test_the_cache_stays_as_short_as_its_text(monkeypatch: pytest.MonkeyPatch) -
     text = tuple(range(1, 11))
     for number in range(100):
         candidates = [(number % VOCAB, 5), (number % VOCAB, 6, 7), (number * 3 % VOCAB, 8)]
-        backend.score([Query(text, ids, WATCH, lane=1) for ids in candidates])
+        backend.score([Query(text, ids, WATCH, sequence_id=1) for ids in candidates])
         text += candidates[number % 3][:1]
         row = backend._passes._places.row(0)
         assert row.num_slots <= len(text) + 5 * token_tree.ROOM
-    query = Query(text[:-3], text[-3:], WATCH, lane=1)
+    query = Query(text[:-3], text[-3:], WATCH, sequence_id=1)
     assert_plain(model_of("llama"), query, backend.score([query])[0])
 
 

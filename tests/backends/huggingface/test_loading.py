@@ -128,9 +128,13 @@ def test_unknown_dtype_and_device() -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_loads_and_scores(dtype: str) -> None:
     source = load_source(SUMS, "sums", dtype=dtype)
-    from coolfusion import Decoder, Request
+    from coolfusion import Request, SegmentDecoder
 
-    assert Decoder([source]).generate("Question: Mia has 3 nuts.", Request(max_new_tokens=8)).text
+    assert (
+        SegmentDecoder([source])
+        .generate("Question: Mia has 3 nuts.", Request(max_new_tokens=8))
+        .text
+    )
 
 
 def test_a_model_in_training_mode_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from coolfusion import Decoder, FusionModel, Query, Request, Source, StopReason
+from coolfusion import FusionModel, Query, Request, SegmentDecoder, Source, StopReason
 from coolfusion.backends.huggingface import EncoderDecoderBackend, load_source
 from coolfusion.decoding.answers.rerank import rerank_answers
 from coolfusion.decoding.segments.recipe import make_recipe
@@ -63,7 +63,7 @@ def test_the_configuration_says_what_kind_it_is(mt: Source) -> None:
 def test_alone_it_says_what_its_own_generate_says(
     mt: Source, folder: Path, source: str, target: str
 ) -> None:
-    ours = Decoder([mt]).generate(source, REQUEST)
+    ours = SegmentDecoder([mt]).generate(source, REQUEST)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ids = model.generate(**tokenizer([source], return_tensors="pt"), max_new_tokens=24)[0]
@@ -73,12 +73,12 @@ def test_alone_it_says_what_its_own_generate_says(
 def test_the_same_model_twice_says_the_same(mt: Source) -> None:
     twin = Source("twin", mt.tokenizer, mt.backend)
     for source, _ in PAIRS:
-        alone = Decoder([mt]).generate(source, REQUEST)
-        assert Decoder([mt, twin]).generate(source, REQUEST).text == alone.text
+        alone = SegmentDecoder([mt]).generate(source, REQUEST)
+        assert SegmentDecoder([mt, twin]).generate(source, REQUEST).text == alone.text
 
 
 def test_it_is_fused_with_a_decoder(mt: Source, llm: Source) -> None:
-    decoder = Decoder([mt, llm])
+    decoder = SegmentDecoder([mt, llm])
     for source, target in PAIRS:
         generation = decoder.generate(prompts_of(source), REQUEST)
         assert generation.text == f" {target}"
@@ -91,14 +91,16 @@ def test_it_is_fused_with_a_decoder(mt: Source, llm: Source) -> None:
 def test_batches_and_guesses_change_nothing(mt: Source, llm: Source, recipe: object) -> None:
     prompts = [prompts_of(source) for source, _ in PAIRS]
     prompts.append(prompts_of("der kind isst schläft"))
-    together = Decoder([mt, llm], recipe).generate_batch(prompts, REQUEST)
-    alone = [Decoder([mt, llm], recipe, speculation=None).generate(p, REQUEST) for p in prompts]
+    together = SegmentDecoder([mt, llm], recipe).generate_batch(prompts, REQUEST)
+    alone = [
+        SegmentDecoder([mt, llm], recipe, speculation=None).generate(p, REQUEST) for p in prompts
+    ]
     assert [each.text for each in together] == [each.text for each in alone]
     assert [each.stop_reason for each in together] == [each.stop_reason for each in alone]
 
 
 def test_whole_answers_are_reranked(mt: Source, llm: Source) -> None:
-    rankings = rerank_answers(Decoder([mt, llm]), [prompts_of(s) for s, _ in PAIRS], REQUEST)
+    rankings = rerank_answers(SegmentDecoder([mt, llm]), [prompts_of(s) for s, _ in PAIRS], REQUEST)
     assert [ranking.text.strip() for ranking in rankings] == [target for _, target in PAIRS]
     assert not any(ranking.dropped for ranking in rankings)
 
@@ -135,11 +137,11 @@ def test_special_tokens_in_a_sentence_stay_text(mt: Source) -> None:
 
 def test_bad_prompts(mt: Source, llm: Source) -> None:
     with pytest.raises(PromptError, match="prompt of its own"):
-        Decoder([mt]).generate([{"role": "user", "content": "der hund"}])
+        SegmentDecoder([mt]).generate([{"role": "user", "content": "der hund"}])
     with pytest.raises(PromptError, match="empty"):
-        Decoder([mt]).generate("")
+        SegmentDecoder([mt]).generate("")
     with pytest.raises(PromptError, match="half a character"):
-        Decoder([mt]).generate("der \ud800 hund")
+        SegmentDecoder([mt]).generate("der \ud800 hund")
 
 
 def test_both_sides_are_as_long_as_they_are(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_both_sides_are_as_long_as_they_are(tmp_path: Path) -> None:
     source = load_source(tmp_path / "short", "short")
     with pytest.raises(PromptError, match="encoder that takes 64"):
         source.tokenizer.encode_prompt("der hund isst die katze " * 30)
-    generation = Decoder([source]).generate("der hund", Request(max_new_tokens=100))
+    generation = SegmentDecoder([source]).generate("der hund", Request(max_new_tokens=100))
     assert generation.stop_reason is StopReason.CONTEXT_LENGTH
     assert generation.text == "a" * 63
 
@@ -196,16 +198,16 @@ def test_half_precision_loads_and_scores(folder: Path) -> None:
 
 
 def test_what_the_encoder_reads_has_no_perplexity(mt: Source, llm: Source) -> None:
-    from coolfusion.decoding.answer_cache import Recall
+    from coolfusion.decoding.answer_cache import AnswerCache
     from coolfusion.decoding.scheduler import hold
     from coolfusion.decoding.source_weights import read_prompt
 
     prompt = mt.tokenizer.encode_prompt("der hund isst")
-    recall = Recall(mt.backend)
+    recall = AnswerCache(mt.backend)
     reading = hold(read_prompt(0, mt, prompt, Request().sampling, None), [recall])
     assert math.isnan(reading.bits_per_byte)
     assert reading.usage.num_forwarded == 0
-    decoder = Decoder([mt, llm], make_recipe(prior="prompt"))
+    decoder = SegmentDecoder([mt, llm], make_recipe(prior="prompt"))
     state, _ = decoder.step(decoder.start(prompts_of("der hund isst"), REQUEST))
     assert state.active == (0, 1)
     assert state.log_weights == pytest.approx([math.log(0.5)] * 2)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Request, Sampling, Source, StopReason, UsageError
+from coolfusion import Request, Sampling, SegmentDecoder, Source, StopReason, UsageError
 from coolfusion.backends.base import Query, Scores
 from coolfusion.decoding.answers.rerank import (
     FUSED,
@@ -101,10 +101,10 @@ def test_one_source_is_that_source(sources: list[Source], prompt: str) -> None:
     alone = sources[:1]
     (answer,) = own_answers(alone[0], [prompt], REQUEST)
     for fused in (False, True):
-        (ranking,) = rerank_answers(Decoder(alone), [prompt], REQUEST, with_fused=fused)
+        (ranking,) = rerank_answers(SegmentDecoder(alone), [prompt], REQUEST, with_fused=fused)
         assert ranking.text == answer.text
         assert ranking.drafters[0] == alone[0].name
-    assert answer.text == Decoder(alone).generate(prompt, REQUEST).text
+    assert answer.text == SegmentDecoder(alone).generate(prompt, REQUEST).text
 
 
 @settings(max_examples=20)
@@ -113,8 +113,8 @@ def test_permuting_sources_permutes_the_table(
     sources: list[Source], prompt: str, data: st.DataObject
 ) -> None:
     order = data.draw(st.permutations(range(len(sources))))
-    (one,) = rerank_answers(Decoder(sources), [prompt], REQUEST)
-    (other,) = rerank_answers(Decoder([sources[k] for k in order]), [prompt], REQUEST)
+    (one,) = rerank_answers(SegmentDecoder(sources), [prompt], REQUEST)
+    (other,) = rerank_answers(SegmentDecoder([sources[k] for k in order]), [prompt], REQUEST)
     by_text = {candidate.text: candidate for candidate in other.candidates}
     assert set(by_text) == {candidate.text for candidate in one.candidates}
     for candidate in one.candidates:
@@ -137,7 +137,7 @@ def test_permuting_sources_permutes_the_table(
 def test_cool_r_is_never_worse_than_its_parts_by_the_cost(
     sources: list[Source], asked: list[str], reranker: str
 ) -> None:
-    decoder = Decoder(sources, Recipe(reranker=RERANKERS[reranker]))
+    decoder = SegmentDecoder(sources, Recipe(reranker=RERANKERS[reranker]))
     rankings = rerank_answers(decoder, asked, REQUEST, with_fused=True)
     for prompt, ranking in zip(asked, rankings, strict=True):
         by_text = {candidate.text: candidate for candidate in ranking.candidates}
@@ -155,9 +155,9 @@ def test_cool_r_is_never_worse_than_its_parts_by_the_cost(
 def test_a_batch_is_its_rows() -> None:
     sources = [toy("a", "byte_bpe", (0, 1)), toy("b", "unigram", (2, 3, 4))]
     asked = ["Tom has", "Ann", "The cat"]
-    together = rerank_answers(Decoder(sources), asked, REQUEST)
+    together = rerank_answers(SegmentDecoder(sources), asked, REQUEST)
     for prompt, ranking in zip(asked, together, strict=True):
-        (alone,) = rerank_answers(Decoder(sources), [prompt], REQUEST)
+        (alone,) = rerank_answers(SegmentDecoder(sources), [prompt], REQUEST)
         assert (alone.candidates, alone.winner) == (ranking.candidates, ranking.winner)
 
 
@@ -240,7 +240,7 @@ def test_samples_are_seeded_and_voted_on() -> None:
             assert vote.texts[3 * k + number] == own_answers(source, ["Tom has"], sample)[0].text
     (again,) = self_consistency(sources, ["Tom has"], request, str.strip, 3)
     assert again == vote
-    (ranking,) = rerank_answers(Decoder(sources), ["Tom has"], request, num_samples=3)
+    (ranking,) = rerank_answers(SegmentDecoder(sources), ["Tom has"], request, num_samples=3)
     assert {c.text for c in ranking.candidates} <= set(vote.texts)
 
 

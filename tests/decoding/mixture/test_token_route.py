@@ -18,12 +18,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coolfusion import (
-    Decoder,
     Generation,
     HuggingFaceTokenizer,
     PromptError,
     Request,
     Sampling,
+    SegmentDecoder,
     Source,
     StopReason,
     UsageError,
@@ -319,8 +319,8 @@ def first_tokens(route: Any, decoder: MixtureDecoder, sampling: Sampling, num: i
     found: Counter[Any] = Counter()
     for seed in range(num):
         request = Request(max_new_tokens=8, sampling=replace(sampling, seed=seed))
-        stretch = decoder.hold(route.walk(decoder.start("Tom has", request)))
-        found["end" if stretch.ends else stretch.position] += 1
+        continuation = decoder.hold(route.walk(decoder.start("Tom has", request)))
+        found["end" if continuation.ends else continuation.position] += 1
     return found
 
 
@@ -648,7 +648,7 @@ def test_unite_by_hand() -> None:
     short = toy_source("short", texts, family="bytes", order=2)
     decoder = MixtureDecoder([long, short], make_mixture("top_k_union(2)"))
     state = decoder.start("ab", Request(max_new_tokens=4))
-    stretch = decoder.hold(decoder.route.walk(state))
+    continuation = decoder.hold(decoder.route.walk(state))
     rows = []
     for source in (long, short):
         ids = source.tokenizer.encode_prompt("ab")
@@ -676,8 +676,8 @@ def test_unite_by_hand() -> None:
             shares.append(row[token])
     totals = [sum(shares[k] for shares in named.values()) for k in range(2)]
     means = {s: sum(p / t for p, t in zip(v, totals, strict=True)) / 2 for s, v in named.items()}
-    assert means[stretch.data] == pytest.approx(max(means.values()))
-    assert math.exp(stretch.log_mixture) == pytest.approx(means[stretch.data])
+    assert means[continuation.data] == pytest.approx(max(means.values()))
+    assert math.exp(continuation.log_mixture) == pytest.approx(means[continuation.data])
 
 
 @pytest.fixture(scope="module")
@@ -721,7 +721,7 @@ def test_a_trained_model_with_itself_is_its_own_generate(trained: Any, prompt: s
         for sources in (copies[:1], copies):
             result = run(sources, prompt, rule, max_new_tokens=30)
             assert result.text == wanted
-    fused = Decoder([source]).generate(prompt, Request(max_new_tokens=30))
+    fused = SegmentDecoder([source]).generate(prompt, Request(max_new_tokens=30))
     assert fused.text.startswith(wanted[:10])
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Recipe, Request, Sampling, Source, StopReason
+from coolfusion import Recipe, Request, Sampling, SegmentDecoder, Source, StopReason
 from coolfusion.decoding.segments.beam import BeamSearch, Hypothesis
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION
 from coolfusion.decoding.segments.gates import Confidence
@@ -39,7 +39,7 @@ RECIPES = [
 ]
 
 
-def search(decoder: Decoder, prompt: str, request: Request, width: int) -> list[Hypothesis]:
+def search(decoder: SegmentDecoder, prompt: str, request: Request, width: int) -> list[Hypothesis]:
     beam = BeamSearch(decoder, width)
     best = [Hypothesis(decoder.start(prompt, request))]
     while any(each.state.stop_reason is None for each in best):
@@ -53,7 +53,7 @@ def test_a_beam_of_1_is_the_fusion_loop(
     sources: list[Source], prompt: str, sampling: Sampling, recipe: Recipe, limit: int
 ) -> None:
     request = Request(max_new_tokens=limit, sampling=sampling, stop=("12",))
-    decoder = Decoder(sources, recipe)
+    decoder = SegmentDecoder(sources, recipe)
     (found,) = BeamSearch(decoder, 1).generate(prompt, request)
     greedy = decoder.generate(prompt, request)
     assert (found.generation.text, found.generation.stop_reason, found.generation.stop_string) == (
@@ -67,7 +67,9 @@ def test_a_beam_of_1_is_the_fusion_loop(
 @settings(max_examples=25, deadline=None)
 @given(source_lists(), prompts, st.integers(2, 4), st.sampled_from([Recipe(), PRESETS["paper"]]))
 def test_an_n_best_list(sources: list[Source], prompt: str, width: int, recipe: Recipe) -> None:
-    found = BeamSearch(Decoder(sources, recipe), width).generate(prompt, Request(max_new_tokens=16))
+    found = BeamSearch(SegmentDecoder(sources, recipe), width).generate(
+        prompt, Request(max_new_tokens=16)
+    )
     assert 1 <= len(found) <= width
     assert len({each.generation.text for each in found}) == len(found)
     assert [each.cost for each in found] == sorted(each.cost for each in found)
@@ -86,7 +88,7 @@ def test_an_n_best_list(sources: list[Source], prompt: str, width: int, recipe: 
 @settings(max_examples=20, deadline=None)
 @given(source_lists(min_size=2), prompts)
 def test_a_beam_that_holds_everything_finds_the_best(sources: list[Source], prompt: str) -> None:
-    decoder, request = Decoder(sources), Request(max_new_tokens=9, max_segment_tokens=4)
+    decoder, request = SegmentDecoder(sources), Request(max_new_tokens=9, max_segment_tokens=4)
     # Every way to go on, by hand: each candidate of each contest, scored as the beam scores it.
     beam = BeamSearch(decoder, 10_000)
     best = search(decoder, prompt, request, 10_000)
@@ -103,7 +105,7 @@ def test_a_beam_that_holds_everything_finds_the_best(sources: list[Source], prom
 
 def test_a_wider_beam_leaves_the_greedy_way_where_that_is_cheaper() -> None:
     sources = [toy("one", "byte_bpe", (0, 3), 3), toy("two", "unigram", (1, 2, 4), 3)]
-    decoder, request = Decoder(sources), Request(max_new_tokens=30)
+    decoder, request = SegmentDecoder(sources), Request(max_new_tokens=30)
     left = 0
     for prompt in PROMPTS:
         greedy = decoder.generate(prompt, request).text
@@ -118,7 +120,9 @@ def test_speculation_and_lanes_change_nothing() -> None:
     sources = [toy("one", "byte_bpe", (0, 1, 4)), toy("two", "bytes", (1, 2, 3))]
     for prompt in PROMPTS:
         found = [
-            BeamSearch(Decoder(sources, speculation=speculation), 3).generate(prompt, Request(20))
+            BeamSearch(SegmentDecoder(sources, speculation=speculation), 3).generate(
+                prompt, Request(20)
+            )
             for speculation in (None, DEFAULT_SPECULATION)
         ]
         one, other = ([(r.generation.text, r.cost) for r in each] for each in found)
@@ -129,8 +133,8 @@ def test_speculation_and_lanes_change_nothing() -> None:
 @given(source_lists(), prompts, st.integers(2, 3))
 def test_several_samples_of_a_source(sources: list[Source], prompt: str, num_samples: int) -> None:
     request = Request(max_new_tokens=20, sampling=Sampling(1.3, seed=3))
-    single = Decoder(sources)
-    several = Decoder(sources, Recipe(num_samples=num_samples))
+    single = SegmentDecoder(sources)
+    several = SegmentDecoder(sources, Recipe(num_samples=num_samples))
     one, more = (
         single.step(single.start(prompt, request))[1],
         several.step(several.start(prompt, request))[1],
@@ -148,10 +152,10 @@ def test_several_samples_of_a_source(sources: list[Source], prompt: str, num_sam
 def test_samples_of_one_source_compete() -> None:
     source = toy("one", "byte_bpe", (0, 1, 2, 3, 4), 2)
     request = Request(max_new_tokens=30, sampling=Sampling(1.5, seed=1))
-    result = Decoder([source], Recipe(num_samples=4)).generate("Tom", request)
+    result = SegmentDecoder([source], Recipe(num_samples=4)).generate("Tom", request)
     assert result.stats.num_contested > 0
     assert result.stats.wins == {"one": sum(bool(step.drafters) for step in result.steps)}
-    found = BeamSearch(Decoder([source], Recipe(num_samples=3)), 4).generate("Tom", request)
+    found = BeamSearch(SegmentDecoder([source], Recipe(num_samples=3)), 4).generate("Tom", request)
     assert len(found) == 4
 
 
@@ -160,7 +164,7 @@ def test_samples_of_one_source_compete() -> None:
 def test_a_source_that_fails_in_a_beam(sources: list[Source], prompt: str, after: int) -> None:
     broken = Failing(sources[0], after, RuntimeError("gone"))
     some = [replace(sources[0], backend=broken), *sources[1:]]
-    found = BeamSearch(Decoder(some, speculation=None), 2).generate(prompt, Request(16))
+    found = BeamSearch(SegmentDecoder(some, speculation=None), 2).generate(prompt, Request(16))
     assert all(each.generation.stop_reason is not StopReason.SOURCES_FAILED for each in found)
     assert all(math.isfinite(each.cost) for each in found)
 
@@ -169,7 +173,7 @@ def test_failures_are_raised_where_asked() -> None:
     source = toy("one", "byte_bpe", (0, 1))
     broken = replace(source, backend=Failing(source, 2, RuntimeError("gone")))
     with pytest.raises(SourceError, match="gone"):
-        BeamSearch(Decoder([broken], speculation=None), 2).generate(
+        BeamSearch(SegmentDecoder([broken], speculation=None), 2).generate(
             "Tom", Request(on_source_error="raise")
         )
 
@@ -177,10 +181,10 @@ def test_failures_are_raised_where_asked() -> None:
 def test_what_a_beam_refuses() -> None:
     sources = [toy("one", "byte_bpe", (0, 1))]
     with pytest.raises(UsageError, match="width"):
-        BeamSearch(Decoder(sources), 0)
+        BeamSearch(SegmentDecoder(sources), 0)
     with pytest.raises(UsageError, match="gate"):
-        BeamSearch(Decoder(sources, Recipe(gate=Confidence(0.5))), 2)
+        BeamSearch(SegmentDecoder(sources, Recipe(gate=Confidence(0.5))), 2)
     with pytest.raises(UsageError, match="num_samples"):
         Recipe(num_samples=0)
     with pytest.raises(UsageError, match="temperature"):
-        Decoder(sources, Recipe(num_samples=2)).start("Tom")
+        SegmentDecoder(sources, Recipe(num_samples=2)).start("Tom")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from coolfusion.decoding.segments.contest import Turn, decide, merge
+from coolfusion.decoding.segments.contest import SegmentStep, decide, merge
 from coolfusion.decoding.segments.drafting import Draft
 from coolfusion.decoding.segments.end_rules import (
     EndQuestion,
@@ -33,8 +33,10 @@ def scores(*log_likelihoods: float) -> SegmentScores:
     )
 
 
-def turn_of(drafts: dict[str, Draft], table: dict[str, SegmentScores], recipe: Recipe) -> Turn:
-    turn = Turn(tuple(drafts), drafts=drafts)
+def turn_of(
+    drafts: dict[str, Draft], table: dict[str, SegmentScores], recipe: Recipe
+) -> SegmentStep:
+    turn = SegmentStep(tuple(drafts), drafts=drafts)
     merge(turn, recipe)
     turn.scores.update(table)
     decide(turn, recipe)
@@ -90,7 +92,7 @@ def test_a_lead_answers_the_end_question_alone() -> None:
 
 def test_under_the_papers_rule_an_end_is_a_candidate() -> None:
     drafts = {"a": draft(" x", ends=True), "b": draft(" x")}
-    turn = Turn(tuple(drafts), drafts=drafts)
+    turn = SegmentStep(tuple(drafts), drafts=drafts)
     merge(turn, PRESETS["paper"])
     assert [(c.text, c.ends) for c in turn.candidates] == [(" x", True), (" x", False)]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Generation, Request, Sampling, Source, Step, StopReason
+from coolfusion import Generation, Request, Sampling, SegmentDecoder, Source, Step, StopReason
 from coolfusion.backends.base import Query, Scores
 from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.errors import NonFiniteError, SourceError
@@ -40,14 +40,14 @@ samplings = st.sampled_from([Sampling(), Sampling(0.8, 0, 0.95, 1), Sampling(1.2
 
 def run(sources: list[Source], prompt: str, preset: str = "default", **limits) -> Generation:
     request = Request(**{"max_new_tokens": 30, **limits})
-    return Decoder(sources, PRESETS[preset]).generate(prompt, request)
+    return SegmentDecoder(sources, PRESETS[preset]).generate(prompt, request)
 
 
 @given(source_lists(), prompts, samplings, st.sampled_from(sorted(PRESETS)), st.integers(1, 60))
 def test_invariants(
     sources: list[Source], prompt: str, sampling: Sampling, preset: str, limit: int
 ) -> None:
-    decoder = Decoder(sources, PRESETS[preset])
+    decoder = SegmentDecoder(sources, PRESETS[preset])
     state = decoder.start(prompt, Request(max_new_tokens=limit, sampling=sampling))
     steps: list[Step] = []
     while state.stop_reason is None:
@@ -117,7 +117,7 @@ def test_sources_that_agree_change_nothing(first: str, preset: str) -> None:
 @settings(max_examples=12)
 @given(source_lists(), samplings, st.integers(1, 5))
 def test_a_batch_is_its_rows(sources: list[Source], sampling: Sampling, max_rows: int) -> None:
-    decoder, request = Decoder(sources), Request(max_new_tokens=24, sampling=sampling)
+    decoder, request = SegmentDecoder(sources), Request(max_new_tokens=24, sampling=sampling)
     together = decoder.generate_batch(PROMPTS, request, max_rows=max_rows)
     for prompt, result in zip(PROMPTS, together, strict=True):
         alone = decoder.generate(prompt, request)
@@ -245,7 +245,7 @@ def test_a_source_without_room_leaves_the_others_to_finish(
 @given(source_lists(), prompts, st.integers(0, 10))
 def test_failures_are_raised_where_asked(sources: list[Source], prompt: str, after: int) -> None:
     broken = Failing(sources[0], after, RuntimeError("out of memory"))
-    decoder = Decoder([replace(sources[0], backend=broken), *sources[1:]])
+    decoder = SegmentDecoder([replace(sources[0], backend=broken), *sources[1:]])
     state = decoder.start(prompt, Request(max_new_tokens=30, on_source_error="raise"))
     whole = run(sources, prompt)
     failure = None

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from coolfusion import Decoder, Request, Step, StopReason
+from coolfusion import Request, SegmentDecoder, Step, StopReason
 from coolfusion.backends.sampling import Sampling
 from coolfusion.decoding.segments.state import State
 from coolfusion.testing import toy_source
@@ -31,7 +31,7 @@ class DecoderMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.decoder = Decoder(SOURCES)
+        self.decoder = SegmentDecoder(SOURCES)
         self.seen: list[Branch] = []
 
     @initialize(target=branches, prompt=st.sampled_from(["Tom has", "Ann", "The cat"]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Generation, Recipe, Request, Sampling, Source
+from coolfusion import Generation, Recipe, Request, Sampling, SegmentDecoder, Source
 from coolfusion.decoding.segments.gates import (
     Budget,
     Confidence,
@@ -46,7 +46,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 def answers(sources: list[Source], recipe: Recipe, **limits) -> list[Generation]:
     request = Request(**{"max_new_tokens": 20, **limits})
-    return Decoder(sources, recipe).generate_batch(PROMPTS, request)
+    return SegmentDecoder(sources, recipe).generate_batch(PROMPTS, request)
 
 
 @settings(max_examples=20, deadline=None)
@@ -57,8 +57,8 @@ def test_no_way_of_decoding_changes_a_response(
     if repeats and not sampling.is_greedy:
         recipe = replace(recipe, num_samples=2)
     request = Request(max_new_tokens=24, sampling=sampling)
-    quick = Decoder(sources, recipe, speculation=Speculation())
-    plain = Decoder(sources, recipe, speculation=None)
+    quick = SegmentDecoder(sources, recipe, speculation=Speculation())
+    plain = SegmentDecoder(sources, recipe, speculation=None)
     together = quick.generate_batch(PROMPTS[:3], request, max_rows=rows)
     for prompt, result in zip(PROMPTS, together, strict=False):
         alone = plain.generate(prompt, request)
@@ -68,7 +68,7 @@ def test_no_way_of_decoding_changes_a_response(
     state = plain.start(PROMPTS[0], request)
     steps = []
     while state.stop_reason is None:
-        state, step = Decoder(sources, recipe).step(state)
+        state, step = SegmentDecoder(sources, recipe).step(state)
         steps.append(step)
     assert said(steps) == said(together[0].steps)
 
@@ -153,7 +153,7 @@ def test_the_gate_reads_what_a_score_table_would_hold() -> None:
     seen: list[LeadDraft] = []
     sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
     recipe = Recipe(gate=lambda draft: bool(seen.append(draft)))
-    result = Decoder(sources, recipe).generate("Tom has", Request(max_new_tokens=40))
+    result = SegmentDecoder(sources, recipe).generate("Tom has", Request(max_new_tokens=40))
     contested = 0
     for draft, step in zip(seen, result.steps, strict=True):
         assert 0 < draft.confidence <= 1
@@ -170,7 +170,7 @@ def test_the_gate_reads_what_a_score_table_would_hold() -> None:
 def test_another_source_leads_when_the_lead_fails(recipe: Recipe, after: int) -> None:
     first, second = toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))
     broken = replace(first, backend=Failing(first, after, RuntimeError("gone")))
-    result = Decoder([broken, second], recipe, speculation=None).generate(PROMPTS[0])
+    result = SegmentDecoder([broken, second], recipe, speculation=None).generate(PROMPTS[0])
     assert result.text == "".join(step.segment for step in result.steps)
     dropped = [step.index for step in result.steps if step.dropped]
     assert len(dropped) == 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Request, Source
+from coolfusion import Request, SegmentDecoder, Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.testing.toys import toy_source
@@ -54,7 +54,7 @@ def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset
         wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=NUM_STEPS)
     except LookupError:  # a source babbles on without a word's end, where caps would decide
         reject()
-    decoder = Decoder(sources, PRESETS[preset])
+    decoder = SegmentDecoder(sources, PRESETS[preset])
     state = decoder.start(prompt, Request(max_new_tokens=2000, max_segment_tokens=1000))
     for segment, costs in wanted:
         assert state.stop_reason is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, Recipe, Request
+from coolfusion import Recipe, Request, SegmentDecoder
 from coolfusion.decoding.notation import parse
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.decoding.segments.rerankers import (
@@ -198,7 +198,7 @@ def test_calibration_of_equal_sources_changes_nothing(table: ScoreTable) -> None
 
 def test_tallies_are_of_what_was_committed() -> None:
     sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
-    decoder = Decoder(sources, Recipe(reranker=leave_one_out(calibrated(mean_nll))))
+    decoder = SegmentDecoder(sources, Recipe(reranker=leave_one_out(calibrated(mean_nll))))
     state = decoder.start(PROMPTS[0], Request(max_new_tokens=40))
     nats, tokens = np.zeros(2), np.zeros(2)
     while state.stop_reason is None:

@@ -13,10 +13,10 @@ from tokenizers import normalizers
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
-from coolfusion.decoding.answer_cache import Recall
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.scheduler import hold
-from coolfusion.decoding.segments.decoder import Decoder
+from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.decoding.segments.scoring import (
     AFTER_A_SEGMENT,
@@ -51,7 +51,7 @@ def request_for(source: Source, response: str, segments: dict[str, bool]) -> Sco
 
 
 def scored(source: Source, request: ScoreRequest) -> SegmentScores:
-    return hold(ByteScorer(source)(0, source, request), [Recall(source.backend)])
+    return hold(ByteScorer(source)(0, source, request), [AnswerCache(source.backend)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,7 +91,7 @@ def test_a_word_that_could_go_on_is_not_favoured() -> None:
     """By its tokens, a source that writes letters finds the beginning of a word likelier than it."""
     source = toy_source("x", ["a category"] * 8, family="characters", order=6)
     request = request_for(source, "", {" cat": False, " category": False})
-    by_tokens = hold(score(0, source, request), [Recall(source.backend)]).log_likelihoods
+    by_tokens = hold(score(0, source, request), [AnswerCache(source.backend)]).log_likelihoods
     by_bytes = scored(source, request).log_likelihoods
     assert by_tokens[0] > by_tokens[1]
     assert by_bytes[0] < by_bytes[1]
@@ -104,7 +104,7 @@ def test_segments_that_no_tokens_spell_are_scored_by_their_tokens() -> None:
     ids = [tokenizer.encode(text) for text in TEXTS]
     source = Source("nfc", tokenizer, NgramBackend(ids, raw.get_vocab_size()))
     request = request_for(source, "", {" cafe\u0301": False, " cat": False})
-    plain = hold(score(0, source, request), [Recall(source.backend)])
+    plain = hold(score(0, source, request), [AnswerCache(source.backend)])
     assert scored(source, request).log_likelihoods == plain.log_likelihoods
 
 
@@ -116,14 +116,14 @@ def test_the_decoder_with_scores_by_bytes() -> None:
     recipe = make_recipe(scores="bytes", reranker="bits_per_byte")
     request = Request(max_new_tokens=24)
     prompts = ["the", "a cat", "the dog sat"]
-    fused = [Decoder(sources, recipe).generate(prompt, request) for prompt in prompts]
+    fused = [SegmentDecoder(sources, recipe).generate(prompt, request) for prompt in prompts]
     assert any(step.contested for each in fused for step in each.steps)
-    slow = Decoder(sources, recipe, speculation=None)
+    slow = SegmentDecoder(sources, recipe, speculation=None)
     assert [slow.generate(p, request).text for p in prompts] == [each.text for each in fused]
-    batch = Decoder(sources, recipe).generate_batch(prompts, request)
+    batch = SegmentDecoder(sources, recipe).generate_batch(prompts, request)
     assert [each.text for each in batch] == [each.text for each in fused]
-    one = Decoder([sources[0], Source("again", *_parts(sources[0]))], recipe)
-    alone = Decoder(sources[:1]).generate("the", request)
+    one = SegmentDecoder([sources[0], Source("again", *_parts(sources[0]))], recipe)
+    alone = SegmentDecoder(sources[:1]).generate("the", request)
     assert one.generate("the", request).text == alone.text
 
 

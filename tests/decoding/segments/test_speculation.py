@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coolfusion import Decoder, FusionModel, Generation, Recipe, Request, Sampling, Source
+from coolfusion import FusionModel, Generation, Recipe, Request, Sampling, SegmentDecoder, Source
 from coolfusion.backends.base import Query, Scores
-from coolfusion.decoding.answer_cache import Pace, Recall
-from coolfusion.decoding.scheduler import Ask
+from coolfusion.decoding.answer_cache import AnswerCache, Pace
+from coolfusion.decoding.scheduler import ModelRequest
 from coolfusion.decoding.segments.guesses import Acceptance, Guess, expected_tokens, look_up
 from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.decoding.segments.rerankers import RERANKERS, lead, without_outliers
@@ -45,7 +45,9 @@ def pair(
     sources: list[Source], recipe: Recipe, speculation: Speculation, request: Request
 ) -> list[list[Generation]]:
     return [
-        Decoder(sources, recipe, speculation=how).generate_batch(PROMPTS, request, max_rows=rows)
+        SegmentDecoder(sources, recipe, speculation=how).generate_batch(
+            PROMPTS, request, max_rows=rows
+        )
         for how, rows in ((speculation, 3), (None, 1))
     ]
 
@@ -93,8 +95,8 @@ def test_a_source_that_fails_while_guesses_are_made(
     sources: list[Source], prompt: str, after: int
 ) -> None:
     broken = replace(sources[0], backend=Failing(sources[0], after, RuntimeError("gone")))
-    result = Decoder([broken, *sources[1:]]).generate(prompt, Request(max_new_tokens=30))
-    intact = Decoder(sources).generate(prompt, Request(max_new_tokens=30))
+    result = SegmentDecoder([broken, *sources[1:]]).generate(prompt, Request(max_new_tokens=30))
+    intact = SegmentDecoder(sources).generate(prompt, Request(max_new_tokens=30))
     index = next((step.index for step in result.steps if step.dropped), len(result.steps))
     assert said(result.steps[:index]) == said(intact.steps[:index])
     assert result.text == "".join(step.segment for step in result.steps)
@@ -126,11 +128,13 @@ def test_an_outside_drafter_that_cannot_read_the_prompt_is_done_without() -> Non
     sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
     drafter = replace(OUTSIDE, tokenizer=Unreadable(OUTSIDE))
     speculation = Speculation(drafter, look_up=False)
-    decoder = Decoder(sources, speculation=speculation)
-    outside = decoder._recalls[-1]
+    decoder = SegmentDecoder(sources, speculation=speculation)
+    outside = decoder._caches[-1]
     outside.pace.observe(1, 1, 1e-9)  # it looks by far the fastest, so it is asked
     one = decoder.generate("Tom has", Request(max_new_tokens=30))
-    other = Decoder(sources, speculation=None).generate("Tom has", Request(max_new_tokens=30))
+    other = SegmentDecoder(sources, speculation=None).generate(
+        "Tom has", Request(max_new_tokens=30)
+    )
     assert said(one.steps) == said(other.steps)
 
 
@@ -157,7 +161,7 @@ def test_sources_that_agree_are_asked_far_less_often() -> None:
     for speculation in (Speculation(look_up=False), None):
         counting = [Counting(source) for source in twins]
         sources = [replace(s, backend=c) for s, c in zip(twins, counting, strict=True)]
-        decoder = Decoder(sources, speculation=speculation)
+        decoder = SegmentDecoder(sources, speculation=speculation)
         decoder.generate("The cat", Request(max_new_tokens=60))
         calls.append(min(counter.calls for counter in counting))
     assert 2 * calls[0] < calls[1]
@@ -181,9 +185,11 @@ def test_trained_transformers(builtin: FusionModel, temperature: float) -> None:
     settings = Request(max_new_tokens=80, sampling=Sampling(temperature, seed=3))
     for number in (1, 2, 3):
         sources = builtin.sources[:number]
-        without = Decoder(sources, speculation=None).generate_batch(prompts, settings, max_rows=1)
+        without = SegmentDecoder(sources, speculation=None).generate_batch(
+            prompts, settings, max_rows=1
+        )
         for rows in (1, 3):
-            with_it = Decoder(sources).generate_batch(prompts, settings, max_rows=rows)
+            with_it = SegmentDecoder(sources).generate_batch(prompts, settings, max_rows=rows)
             for one, other in zip(with_it, without, strict=True):
                 assert (one.text, one.stop_reason) == (other.text, other.stop_reason)
                 for left, right in zip(one.steps, other.steps, strict=True):
@@ -197,16 +203,16 @@ def test_trained_transformers(builtin: FusionModel, temperature: float) -> None:
 @given(st.data())
 def test_recall_gives_what_the_backend_would(data: st.DataObject) -> None:
     inner = toy("one", "byte_bpe", (0, 1, 2, 3, 4)).backend
-    recall = Recall(inner)
+    recall = AnswerCache(inner)
     text: tuple[int, ...] = (1,)
     ids = st.lists(st.integers(0, 20), max_size=4).map(tuple)
     for _ in range(data.draw(st.integers(1, 12))):
         prefix = text[: data.draw(st.integers(1, len(text)))]
         sampling = data.draw(st.sampled_from([Sampling(), Sampling(1.0, seed=4)]))
-        lane = data.draw(st.sampled_from([None, 1]))
+        sequence_id = data.draw(st.sampled_from([None, 1]))
         asks = [
-            Ask(0, Query(prefix, data.draw(ids), (2,), sampling, lane)),
-            Ask(0, Query(prefix, (), (2,), sampling, lane), is_draft=True),
+            ModelRequest(0, Query(prefix, data.draw(ids), (2,), sampling, sequence_id)),
+            ModelRequest(0, Query(prefix, (), (2,), sampling, sequence_id), is_draft=True),
         ]
         scored, got = recall.answer(asks)
         drafted = replace(asks[1].query, continuation=got.picks[:-1])
@@ -220,16 +226,16 @@ def test_recall_gives_what_the_backend_would(data: st.DataObject) -> None:
 
 def test_recall_asks_nothing_twice() -> None:
     counting = Counting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
-    recall = Recall(counting)
-    query = Query((1, 2, 3), (4, 5, 6), (2,), lane=1)
+    recall = AnswerCache(counting)
+    query = Query((1, 2, 3), (4, 5, 6), (2,), sequence_id=1)
 
     def answer(query: Query, *, is_draft: bool = False) -> Scores:
-        return recall.answer([Ask(0, query, is_draft)])[0]
+        return recall.answer([ModelRequest(0, query, is_draft)])[0]
 
     first = answer(query)
     assert answer(query) == replace(first, num_forwarded=0, num_passes=0)
     answer(replace(query, prefix=(1, 2, 3, 4), continuation=(5,)))
-    answer(Query((1, 2, 3, 4, 5), (), (2,), lane=1), is_draft=True)
+    answer(Query((1, 2, 3, 4, 5), (), (2,), sequence_id=1), is_draft=True)
     assert counting.calls == 1
     answer(replace(query, continuation=(4, 5, 6, 7)))
     assert counting.tokens == 4 + 2
@@ -280,4 +286,4 @@ def test_errors_of_a_guess_are_the_steps_own() -> None:
     source = toy("one", "byte_bpe", (0, 1))
     broken = replace(source, backend=Failing(source, 0, RuntimeError("gone")))
     with pytest.raises(SourceError, match="gone"):
-        Decoder([broken]).generate("Tom has", Request(on_source_error="raise"))
+        SegmentDecoder([broken]).generate("Tom has", Request(on_source_error="raise"))
