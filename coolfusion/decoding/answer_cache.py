@@ -1,8 +1,8 @@
-"""Answers a backend gave, kept so that no question is asked twice.
+"""The answer cache: what a model said about a text is kept, and never computed twice.
 
-A guess that was verified in one pass, a candidate that was scored before it won, a draft's
-look-ahead: what a model said about them is asked again, token by token, as they become the
-text. Answers depend on their query alone, so remembering them can only save time.
+A verified guess, a candidate that was scored before it won and a draft's look-ahead all become
+text later, and are asked about again token by token. Answers depend on their query alone, so
+remembering them can only save time.
 """
 
 from __future__ import annotations
@@ -145,16 +145,18 @@ class AnswerCache:
         self.pace = Pace()
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
-    def answer(self, asks: Sequence[ModelRequest]) -> list[Scores | Distributions]:
-        """Answer questions in order; only what is not known yet is asked of the model."""
-        whole = [i for i, ask in enumerate(asks) if isinstance(ask, DistributionRequest)]
+    def answer(self, requests: Sequence[ModelRequest]) -> list[Scores | Distributions]:
+        """Answer requests in order; only what is not known yet is asked of the model."""
+        whole = [i for i, each in enumerate(requests) if isinstance(each, DistributionRequest)]
         if not whole:
-            return [*self._scores(asks)]
+            return [*self._scores(requests)]
         answers: dict[int, Scores | Distributions] = {}
-        answers.update(zip(whole, self._distributions([asks[i].query for i in whole]), strict=True))
-        others = [i for i in range(len(asks)) if i not in answers]
-        answers.update(zip(others, self._scores([asks[i] for i in others]), strict=True))
-        return [answers[i] for i in range(len(asks))]
+        distributions = self._distributions([requests[i].query for i in whole])
+        answers.update(zip(whole, distributions, strict=True))
+        others = [i for i in range(len(requests)) if i not in answers]
+        scores = self._scores([requests[i] for i in others])
+        answers.update(zip(others, scores, strict=True))
+        return [answers[i] for i in range(len(requests))]
 
     def _distributions(self, queries: Sequence[Query]) -> list[Distributions]:
         if not isinstance(self._backend, DistributionBackend):
@@ -163,6 +165,7 @@ class AnswerCache:
                 "nothing is known of the tokens it would not choose."
             )
         answers = self._backend.distributions(queries)
+        self._check_count(queries, answers)
         if any(np.isnan(a.log_probs).any() or (a.log_probs == np.inf).any() for a in answers):
             raise NonFiniteError(
                 "The model returned NaN or infinity where log-probabilities of all tokens were "
@@ -170,17 +173,18 @@ class AnswerCache:
             )
         return answers
 
-    def _scores(self, asks: Sequence[ModelRequest]) -> list[Scores]:
-        known = [self._known(ask) for ask in asks]
-        open_ = [i for i, ask in enumerate(asks) if not _is_whole(ask, known[i])]
+    def _scores(self, requests: Sequence[ModelRequest]) -> list[Scores]:
+        known = [self._known(request) for request in requests]
+        open_ = [i for i, request in enumerate(requests) if not _is_whole(request, known[i])]
         if not open_:
             return known
-        queries = [_rest(asks[i], known[i]) for i in open_]
+        queries = [_rest(requests[i], known[i]) for i in open_]
         begun = time.perf_counter()
-        if all(asks[i].is_draft for i in open_):
+        if all(requests[i].is_draft for i in open_):
             answers = self._backend.draft(queries, 1)
         else:
             answers = self._backend.score(queries)
+        self._check_count(queries, answers)
         self.pace.observe(
             max(scores.num_passes for scores in answers),
             sum(scores.num_forwarded for scores in answers),
@@ -191,8 +195,18 @@ class AnswerCache:
             known[i] = _joined(known[i], scores)
         return known
 
-    def _known(self, ask: ModelRequest) -> Scores:
-        return self._known_draft(ask.query) if ask.is_draft else self._known_scores(ask.query)
+    def _check_count(self, queries: Sequence[Query], answers: Sequence[object]) -> None:
+        if len(answers) != len(queries):
+            raise SourceError(
+                f"The backend {type(self._backend).__name__} gave {len(answers)} answers to "
+                f"{len(queries)} queries, so that it is not known which is which. It must answer "
+                "every query, in order."
+            )
+
+    def _known(self, request: ModelRequest) -> Scores:
+        if request.is_draft:
+            return self._known_draft(request.query)
+        return self._known_scores(request.query)
 
     def _text(self, query: Query) -> Text | None:
         if query.sequence_id is None:
@@ -256,13 +270,13 @@ class AnswerCache:
 _NOTHING = Scores((), (), (), ())
 
 
-def _is_whole(ask: ModelRequest, known: Scores) -> bool:
-    return len(known.picks) > (0 if ask.is_draft else len(ask.query.continuation))
+def _is_whole(request: ModelRequest, known: Scores) -> bool:
+    return len(known.picks) > (0 if request.is_draft else len(request.query.continuation))
 
 
-def _rest(ask: ModelRequest, known: Scores) -> Query:
+def _rest(request: ModelRequest, known: Scores) -> Query:
     """The part of a query that follows what is known of its continuation."""
-    query, num_known = ask.query, len(known.log_probs)
+    query, num_known = request.query, len(known.log_probs)
     if not num_known:
         return query
     return replace(

@@ -6,65 +6,22 @@ so as many rows are decoded side by side as fit at that length.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Over, Scheduler, Talk
+from coolfusion.decoding.scheduler import Finished
+from coolfusion.decoding.state import AnyState
 from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import Prompt
-from coolfusion.types import Generation, Step, StopReason
+from coolfusion.types import Generation, Step
+
+if TYPE_CHECKING:
+    from coolfusion.decoding.decoder import Decoder
 
 MAX_ROWS = 32
 MAX_TOKENS = 65_536
-
-
-class Progress(Protocol):
-    """What is needed of a response's state; ``prompts`` has the ids of every source."""
-
-    @property
-    def request(self) -> Request:
-        """How far it may go."""
-        ...
-
-    @property
-    def prompts(self) -> tuple[tuple[int, ...], ...]:
-        """What it answers."""
-        ...
-
-    @property
-    def stop_reason(self) -> StopReason | None:
-        """Why it is over, if it is."""
-        ...
-
-    @property
-    def stop_string(self) -> str | None:
-        """What stopped it, if a string did."""
-        ...
-
-
-State = TypeVar("State", bound=Progress)
-
-
-class Stepper(Protocol[State]):
-    """What is needed of a decoder."""
-
-    def start(self, prompt: Prompt, request: Request | None = None) -> State:
-        """A state with nothing said yet."""
-        ...
-
-    def scheduler(self) -> Scheduler[int, tuple[State, Step]]:
-        """What answers the questions that steps have for the sources."""
-        ...
-
-    def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
-        """One step as a conversation with the sources."""
-        ...
-
-    def finish(self, state: State, steps: Sequence[Step]) -> Generation:
-        """The response that a state and its steps make up."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +43,20 @@ class BatchLimits:
 
 
 @dataclass(slots=True)
-class Response(Generic[State]):
+class Response(Generic[AnyState]):
     """A response being decoded: which prompt's it is, and its steps so far."""
 
     index: int
-    state: State
+    state: AnyState
     width: int
     steps: list[Step] = field(default_factory=list)
 
 
 def decode_each(
-    decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None, limits: BatchLimits
+    decoder: Decoder[AnyState],
+    prompts: Iterable[Prompt],
+    request: Request | None,
+    limits: BatchLimits,
 ) -> Iterator[tuple[int, Generation]]:
     """(index, response) pairs in the order they finish; waiting prompts take freed rows.
 
@@ -104,40 +64,42 @@ def decode_each(
     """
     waiting = _begun(decoder, prompts, request)
     following = next(waiting, None)
-    rounds = decoder.scheduler()
-    rows: dict[int, Response[State]] = {}
+    scheduler = decoder.scheduler()
+    rows: dict[int, Response[AnyState]] = {}
     while rows or following is not None:
         while following is not None and _fits(following, rows.values(), limits):
             rows[following.index] = following
-            rounds.begin(following.index, decoder.stepping(following.state, len(rows)))
+            scheduler.start(following.index, decoder.step_async(following.state, len(rows)))
             following = next(waiting, None)
-        for over in rounds.turn():
-            row = rows[over.key]
-            row.state, step = timed(over)
+        for finished in scheduler.next_finished():
+            row = rows[finished.key]
+            row.state, step = timed(finished)
             row.steps.append(step)
             if row.state.stop_reason is None:
-                rounds.begin(over.key, decoder.stepping(row.state, len(rows)))
+                scheduler.start(finished.key, decoder.step_async(row.state, len(rows)))
             else:
-                yield over.key, decoder.finish(row.state, row.steps)
-                del rows[over.key]
+                yield finished.key, decoder.finish(row.state, row.steps)
+                del rows[finished.key]
 
 
-def timed(over: Over[int, tuple[State, Step]]) -> tuple[State, Step]:
+def timed(finished: Finished[int, tuple[AnyState, Step]]) -> tuple[AnyState, Step]:
     """A state and its step, which says how long it took."""
-    state, step = over.result
-    return state, replace(step, seconds=over.seconds)
+    state, step = finished.result
+    return state, replace(step, seconds=finished.seconds)
 
 
 def _begun(
-    decoder: Stepper[State], prompts: Iterable[Prompt], request: Request | None
-) -> Iterator[Response[State]]:
+    decoder: Decoder[AnyState], prompts: Iterable[Prompt], request: Request | None
+) -> Iterator[Response[AnyState]]:
     for index, prompt in enumerate(prompts):
         state = decoder.start(prompt, request)
         longest = max(len(ids) for ids in state.prompts)
         yield Response(index, state, longest + state.request.max_new_tokens)
 
 
-def _fits(row: Response[State], rows: Collection[Response[State]], limits: BatchLimits) -> bool:
+def _fits(
+    row: Response[AnyState], rows: Collection[Response[AnyState]], limits: BatchLimits
+) -> bool:
     if not rows:
         return True
     widest = max(row.width, *(other.width for other in rows))

@@ -1,9 +1,16 @@
-"""What of a response may be shown: everything that no stop string can still take back."""
+"""The end of a step: stop strings, what may be shown, and the state that follows.
+
+Everything may be shown that no stop string can still take back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from coolfusion.decoding.state import AnyState, ResponseState
+from coolfusion.errors import SourceError
+from coolfusion.types import Generation, Step, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +49,37 @@ def _held_back(text: str, stop: Sequence[str]) -> int:
         if any(string.startswith(text[-length:]) for string in stop):
             return length
     return 0
+
+
+def finish_step(state: AnyState, step: Step, stop: StopReason | None) -> tuple[AnyState, Step]:
+    """Show what may be shown once ``step.segment`` is part of the text, and close the step.
+
+    ``stop`` says why the response is over (None: it goes on). A stop string in the text
+    overrules it. The step gets its number, the text to show and whether it ends the response.
+    """
+    shown = emit(
+        state.text, state.num_shown, len(step.segment), state.request.stop, final=stop is not None
+    )
+    if shown.stop_string is not None:
+        stop = StopReason.STOP_STRING
+    step = replace(
+        step,
+        index=state.num_steps,
+        text=state.text[state.num_shown : shown.end],
+        ends=stop is StopReason.END,
+    )
+    state = replace(
+        state,
+        text=state.text if shown.stop_string is None else state.text[: shown.end],
+        num_shown=shown.end,
+        num_steps=state.num_steps + 1,
+        stop_reason=stop,
+        stop_string=shown.stop_string,
+    )
+    return state, step
+
+
+def interrupted(state: ResponseState, sources: tuple[str, ...], error: SourceError) -> SourceError:
+    """The error of a source, with the text of the response that was committed before it."""
+    error.generation = Generation(state.text, StopReason.INTERRUPTED, None, sources, ())
+    return error

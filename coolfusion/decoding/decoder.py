@@ -2,66 +2,88 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic
+from dataclasses import replace
+from typing import Generic, TypeVar
 
-from coolfusion.backends.source import Source
+from coolfusion.backends.source import Source, check_names
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.batching import (
     MAX_ROWS,
     MAX_TOKENS,
     BatchLimits,
-    State,
     decode_each,
     timed,
 )
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Scheduler, Talk
+from coolfusion.decoding.scheduler import Scheduler, Task, run
+from coolfusion.decoding.state import AnyState
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 
+Result = TypeVar("Result")
 
-class Decoder(ABC, Generic[State]):
+
+class Decoder(ABC, Generic[AnyState]):
     """Decodes responses of ``sources`` alone, as a stream, side by side, or step by step.
 
-    A step is a pure function of a state, so that none of these ways says anything else.
+    A step is a pure function of a state, so all these ways give the same text. What a decoder
+    remembers of responses, here and in its sources, only saves time. Raises ``UsageError``
+    without sources and for two of one name.
     """
 
-    sources: tuple[Source, ...]
+    def __init__(self, sources: Sequence[Source]) -> None:
+        check_names([source.name for source in sources])
+        self.sources = tuple(sources)
+        self._caches = [AnswerCache(source.backend) for source in self.sources]
+        self._concurrent = on_several_devices(self.sources)
+        self._sequence_ids = itertools.count()
 
     @abstractmethod
-    def start(self, prompt: Prompt, request: Request | None = None) -> State:
-        """A state with nothing said yet.
+    def start(self, prompt: Prompt, request: Request | None = None) -> AnyState:
+        """A state with no text yet.
 
         Raises ``PromptError`` for a prompt that some source cannot take, and ``UsageError`` for
         a request that makes no sense here.
         """
 
     @abstractmethod
-    def scheduler(self) -> Scheduler[int, tuple[State, Step]]:
-        """What answers the questions that steps have for the sources.
+    async def step_async(self, state: AnyState, num_texts: int = 1) -> tuple[AnyState, Step]:
+        """One step as a coroutine; ``num_texts`` responses share forward passes."""
+
+    def scheduler(self) -> Scheduler[int, tuple[AnyState, Step]]:
+        """A scheduler for steps, which asks sources only what is not known yet.
 
         Sources on devices of their own answer at the same time, those on one device in turn.
         """
+        return Scheduler(self._caches, concurrent=self._concurrent)
 
-    @abstractmethod
-    def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
-        """One step as a conversation with the sources; ``num_texts`` share their passes."""
+    def run(self, task: Task[Result]) -> Result:
+        """Run one coroutine that asks the sources, to its end."""
+        return run(task, self._caches)
 
-    def step(self, state: State) -> tuple[State, Step]:
+    def branch(self, state: AnyState) -> AnyState:
+        """The same response, with a place of its own in caches."""
+        if state.sequence_id is None:
+            return state
+        return replace(state, sequence_id=next(self._sequence_ids))
+
+    def step(self, state: AnyState) -> tuple[AnyState, Step]:
         """Commit one more segment, or stop. A stopped state cannot be stepped."""
         return self.step_batch([state])[0]
 
-    def step_batch(self, states: Sequence[State]) -> list[tuple[State, Step]]:
+    def step_batch(self, states: Sequence[AnyState]) -> list[tuple[AnyState, Step]]:
         """Step several responses at once; every row's result is what ``step`` would give."""
         if any(state.stop_reason for state in states):
             raise ValueError("A stopped response cannot be stepped. Start a new one.")
-        rounds = self.scheduler()
+        scheduler = self.scheduler()
         for row, state in enumerate(states):
-            rounds.begin(row, self.stepping(state, len(states)))
-        stepped: dict[int, tuple[State, Step]] = {}
+            scheduler.start(row, self.step_async(state, len(states)))
+        stepped: dict[int, tuple[AnyState, Step]] = {}
         while len(stepped) < len(states):
-            stepped.update((over.key, timed(over)) for over in rounds.turn())
+            stepped.update((each.key, timed(each)) for each in scheduler.next_finished())
         return [stepped[row] for row in range(len(states))]
 
     def stream(self, prompt: Prompt, request: Request | None = None) -> Iterator[Step]:
@@ -104,7 +126,7 @@ class Decoder(ABC, Generic[State]):
         """
         return decode_each(self, prompts, request, BatchLimits(max_rows, max_tokens))
 
-    def finish(self, state: State, steps: Sequence[Step]) -> Generation:
+    def finish(self, state: AnyState, steps: Sequence[Step]) -> Generation:
         """The response that ``state`` and the ``steps`` that led to it make up."""
         return Generation(
             text="".join(step.text for step in steps),

@@ -1,15 +1,15 @@
-"""How a response asks the sources: it is a coroutine that yields questions and is sent answers.
+"""The scheduler: it runs the coroutines of many responses and shares their model calls.
 
-What decodes one response is written for one response. The questions of many responses are
-collected and answered in shared calls by ``coolfusion.decoding.scheduler``.
-
-Scheduler of questions and answers: all that responses ask of one source is one call to it.
+A response is decoded by coroutines (``async def``), written as if it were the only one. A
+coroutine awaits one of two things: the answers to model requests, or other coroutines that run
+side by side. The scheduler drives them; there is no event loop. All requests that wait for one
+source are answered in one call, so that responses at any stage share forward passes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, final
@@ -20,10 +20,10 @@ from coolfusion.errors import SourceError
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """A query to the source with this number.
+    """A query to the model of the source with this number.
 
     ``is_draft`` asks for the model's own picks after the query's prefix, which has no
-    continuation then: one at least, and all further ones that are known.
+    continuation then: at least one pick, and all further ones that are known.
     """
 
     source: int
@@ -33,78 +33,100 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class DistributionRequest(ModelRequest):
-    """A query whose answer is to be whole distributions, ``Distributions`` instead of ``Scores``."""
+    """A query for whole distributions: its answer is ``Distributions`` instead of ``Scores``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """Conversations to be held side by side, none waiting for another."""
-
-    talks: Sequence[Talk[Any]]
-
-
+Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 Answer: TypeAlias = Scores | Distributions | SourceError
-Talk: TypeAlias = Generator[list[ModelRequest] | Fork, list[Any], Result]
+Task: TypeAlias = Coroutine[Any, Any, Result]
 
 
-def ask(questions: list[ModelRequest]) -> Talk[list[Scores]]:
-    """ModelRequest all questions at once; the first answer that is an error is raised."""
-    answers: list[Answer] = (yield questions) if questions else []
-    _raise_first(answers)
-    return [answer for answer in answers if isinstance(answer, Scores)]
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """Awaits the answers to model requests, in order."""
+
+    requests: Sequence[ModelRequest]
+
+    def __await__(self) -> Generator[_Requests, list[Answer], list[Scores | Distributions]]:
+        """Raises the first answer that is an error."""
+        answers = yield self
+        answered: list[Scores | Distributions] = []
+        for answer in answers:
+            if isinstance(answer, SourceError):
+                raise answer
+            answered.append(answer)
+        return answered
 
 
-def ask_distributions(questions: list[DistributionRequest]) -> Talk[list[Distributions]]:
-    """The same for whole distributions."""
-    answers: list[Answer] = (yield [*questions]) if questions else []
-    _raise_first(answers)
-    return [answer for answer in answers if isinstance(answer, Distributions)]
+@dataclass(frozen=True, slots=True)
+class _Gather(Generic[Result]):
+    """Awaits coroutines that run side by side."""
+
+    tasks: Sequence[Task[Result]]
+
+    def __await__(
+        self,
+    ) -> Generator[_Gather[Result], list[Result | SourceError], list[Result | SourceError]]:
+        return (yield self)
 
 
-def _raise_first(answers: Sequence[Answer]) -> None:
+async def ask(requests: Sequence[ModelRequest]) -> list[Scores]:
+    """Answers to ``requests``, in order. Raises the first ``SourceError`` among them."""
+    return _all_of(Scores, await _Requests(requests)) if requests else []
+
+
+async def ask_distributions(requests: Sequence[DistributionRequest]) -> list[Distributions]:
+    """Whole distributions, in order. Raises the first ``SourceError`` among them."""
+    return _all_of(Distributions, await _Requests(requests)) if requests else []
+
+
+async def gather(tasks: Sequence[Task[Result]]) -> list[Result | SourceError]:
+    """Run coroutines side by side; the result of one that raises ``SourceError`` is the error."""
+    return await _Gather(tasks) if tasks else []
+
+
+def _all_of(kind: type[Reply], answers: Sequence[object]) -> list[Reply]:
+    """The answers, all of the ``kind`` that was asked for."""
+    checked: list[Reply] = []
     for answer in answers:
-        if isinstance(answer, SourceError):
-            raise answer
-
-
-def together(talks: Sequence[Talk[Result]]) -> Talk[list[Result | SourceError]]:
-    """Hold several conversations side by side; the result of one that fails is its error."""
-    results: list[Result | SourceError] = (yield Fork(talks)) if talks else []
-    return results
-
-
-Key = TypeVar("Key", bound=Hashable)
+        if not isinstance(answer, kind):
+            raise SourceError(
+                f"The backend answered with {type(answer).__name__} where {kind.__name__} were asked "
+                "for. Check it with coolfusion.testing.check_backend."
+            )
+        checked.append(answer)
+    return checked
 
 
 class Answerer(Protocol):
-    """Whoever answers the questions put to one source, whatever answers are to them."""
+    """Answers the requests to one source."""
 
-    def answer(self, asks: Sequence[ModelRequest]) -> list[Any]:
-        """Answer questions in order. One of them failing may fail all."""
+    def answer(self, requests: Sequence[ModelRequest]) -> list[Any]:
+        """Answers, in the order of the requests. One request that fails may fail all."""
         ...
 
 
 @dataclass(slots=True, eq=False)
-class Speaker:
-    """A conversation under way: what it waits for, who waits for it, the seconds it took.
+class _Running:
+    """A coroutine under way: what it waits for, which one waits for it, the seconds it took.
 
-    ``awaited`` has one place for each answer, or for each result of a fork.
+    ``awaited`` has one place for each answer, or for each result of a gather.
     """
 
-    talk: Talk[Any]
+    task: Task[Any]
     key: Any
-    parent: tuple[Speaker, int] | None = None
+    parent: tuple[_Running, int] | None = None
     awaited: list[Any] = field(default_factory=list)
     num_missing: int = 0
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Over(Generic[Key, Result]):
-    """A conversation that is over: whose it was, what came of it and how long it took."""
+class Finished(Generic[Key, Result]):
+    """A coroutine that is over: its key, its result and the seconds it took."""
 
     key: Key
     result: Result
@@ -113,9 +135,9 @@ class Over(Generic[Key, Result]):
 
 @final
 class Scheduler(Generic[Key, Result]):
-    """Conversations under way, and the questions that wait for each source.
+    """Coroutines under way, and the model requests that wait for each source.
 
-    A round is one call to the source for which most questions wait: where sources take turns
+    A round is one call to the source for which most requests wait: where sources take turns
     on one device, full calls are the fastest. With ``concurrent``, it is one call to every
     source, each in a thread of its own.
     """
@@ -123,19 +145,19 @@ class Scheduler(Generic[Key, Result]):
     def __init__(self, answerers: Sequence[Answerer], *, concurrent: bool = False) -> None:
         self._answerers = answerers
         self._concurrent = concurrent
-        self._queues: dict[int, list[tuple[Speaker, int, ModelRequest]]] = {}
-        self._over: list[Over[Key, Result]] = []
+        self._queues: dict[int, list[tuple[_Running, int, ModelRequest]]] = {}
+        self._finished: list[Finished[Key, Result]] = []
 
-    def begin(self, key: Key, talk: Talk[Result]) -> None:
-        """Take one more conversation in."""
-        self._advance(Speaker(talk, key), None)
+    def start(self, key: Key, task: Task[Result]) -> None:
+        """Run one more coroutine, up to the first thing that it waits for."""
+        self._advance(_Running(task, key), None)
 
-    def turn(self) -> list[Over[Key, Result]]:
-        """Hold rounds until a conversation is over; returns those that are."""
-        while self._queues and not self._over:
+    def next_finished(self) -> list[Finished[Key, Result]]:
+        """Hold rounds until a coroutine is over; returns those that are."""
+        while self._queues and not self._finished:
             self._round()
-        over, self._over = self._over, []
-        return over
+        finished, self._finished = self._finished, []
+        return finished
 
     def _round(self) -> None:
         fullest = max(self._queues, key=lambda source: len(self._queues[source]))
@@ -145,83 +167,92 @@ class Scheduler(Generic[Key, Result]):
         answers = self._answers(chosen, queues)
         share = (time.perf_counter() - begun) / sum(len(queue) for queue in queues)
         for queue, some in zip(queues, answers, strict=True):
-            for (speaker, place, _), answer in zip(queue, some, strict=True):
-                speaker.seconds += share
-                self._deliver(speaker, place, answer)
+            for (running, place, _), answer in zip(queue, some, strict=True):
+                running.seconds += share
+                self._deliver(running, place, answer)
 
     def _answers(
-        self, sources: list[int], queues: list[list[tuple[Speaker, int, ModelRequest]]]
+        self, sources: list[int], queues: list[list[tuple[_Running, int, ModelRequest]]]
     ) -> list[list[Any]]:
-        def answered(source: int, queue: list[tuple[Speaker, int, ModelRequest]]) -> list[Any]:
-            return isolated(self._answerers[source].answer, [ask for _, _, ask in queue])
+        def answered(source: int, queue: list[tuple[_Running, int, ModelRequest]]) -> list[Any]:
+            return isolated(self._answerers[source].answer, [request for _, _, request in queue])
 
         if len(sources) == 1:
             return [answered(sources[0], queues[0])]
         with ThreadPoolExecutor(len(sources)) as threads:
             return list(threads.map(answered, sources, queues))
 
-    def _deliver(self, speaker: Speaker, place: int, answer: Any) -> None:
-        """Hand over one thing that a conversation waits for; with the last it goes on."""
-        speaker.awaited[place] = answer
-        speaker.num_missing -= 1
-        if not speaker.num_missing:
-            self._advance(speaker, speaker.awaited)
+    def _deliver(self, running: _Running, place: int, answer: Any) -> None:
+        """Hand over one thing that a coroutine waits for; with the last one it goes on."""
+        running.awaited[place] = answer
+        running.num_missing -= 1
+        if not running.num_missing:
+            self._advance(running, running.awaited)
 
-    def _advance(self, speaker: Speaker, answers: list[Any] | None) -> None:
+    def _advance(self, running: _Running, answers: list[Any] | None) -> None:
         begun = time.perf_counter()
         try:
-            wanted = next(speaker.talk) if answers is None else speaker.talk.send(answers)
+            wanted = running.task.send(answers)
         except StopIteration as stop:
-            speaker.seconds += time.perf_counter() - begun
-            self._end(speaker, stop.value)
+            running.seconds += time.perf_counter() - begun
+            self._end(running, stop.value)
         except SourceError as error:
-            if speaker.parent is None:
+            if running.parent is None:
                 raise
-            self._end(speaker, error)
+            self._end(running, error)
         else:
-            speaker.seconds += time.perf_counter() - begun
-            self._wait(speaker, wanted)
+            running.seconds += time.perf_counter() - begun
+            self._wait(running, wanted)
 
-    def _wait(self, speaker: Speaker, wanted: list[ModelRequest] | Fork) -> None:
-        asked = wanted.talks if isinstance(wanted, Fork) else wanted
-        speaker.awaited = [None] * len(asked)
-        speaker.num_missing = len(asked)
-        if isinstance(wanted, Fork):
-            for place, talk in enumerate(wanted.talks):
-                self._advance(Speaker(talk, speaker.key, (speaker, place)), None)
-        else:
-            for place, ask in enumerate(wanted):
-                self._queues.setdefault(ask.source, []).append((speaker, place, ask))
-
-    def _end(self, speaker: Speaker, result: Any) -> None:
-        if speaker.parent is None:
-            self._over.append(Over(speaker.key, result, speaker.seconds))
+    def _wait(self, running: _Running, wanted: _Requests | _Gather[Any]) -> None:
+        awaited = wanted.tasks if isinstance(wanted, _Gather) else wanted.requests
+        running.awaited = [None] * len(awaited)
+        running.num_missing = len(awaited)
+        if isinstance(wanted, _Gather):
+            self._branch(running, wanted.tasks)
             return
-        parent, place = speaker.parent
-        parent.seconds += speaker.seconds
+        for place, request in enumerate(wanted.requests):
+            self._queues.setdefault(request.source, []).append((running, place, request))
+
+    def _branch(self, parent: _Running, tasks: Sequence[Task[Any]]) -> None:
+        """Run the coroutines that another one waits for."""
+        for place, task in enumerate(tasks):
+            try:
+                self._advance(_Running(task, parent.key, (parent, place)), None)
+            except BaseException:
+                for never_started in tasks[place + 1 :]:
+                    never_started.close()
+                raise
+
+    def _end(self, running: _Running, result: Any) -> None:
+        if running.parent is None:
+            self._finished.append(Finished(running.key, result, running.seconds))
+            return
+        parent, place = running.parent
+        parent.seconds += running.seconds
         self._deliver(parent, place, result)
 
 
-def hold(talk: Talk[Result], answerers: Sequence[Answerer]) -> Result:
-    """Hold one conversation to its end."""
-    rounds: Scheduler[int, Result] = Scheduler(answerers)
-    rounds.begin(0, talk)
-    return rounds.turn()[0].result
+def run(task: Task[Result], answerers: Sequence[Answerer]) -> Result:
+    """Run one coroutine to its end and return its result."""
+    scheduler: Scheduler[int, Result] = Scheduler(answerers)
+    scheduler.start(0, task)
+    return scheduler.next_finished()[0].result
 
 
 def isolated(
-    call: Callable[[Sequence[Item]], list[Reply]], rows: Sequence[Item]
+    call: Callable[[Sequence[Item]], list[Reply]], items: Sequence[Item]
 ) -> list[Reply | SourceError]:
-    """Answers to a batch of rows, in which a failing row fails alone.
+    """Answers to a batch, in which an item that fails does so alone.
 
-    Calls have value semantics, so a batch that fails is simply asked again row by row.
+    Calls have value semantics, so a batch that fails is simply asked again one by one.
     """
     try:
-        return list(call(rows))
+        return list(call(items))
     except Exception as error:
-        if len(rows) == 1:
+        if len(items) == 1:
             return [as_source_error(error)]
-    return [answer for row in rows for answer in isolated(call, [row])]
+    return [answer for item in items for answer in isolated(call, [item])]
 
 
 def as_source_error(error: Exception) -> SourceError:

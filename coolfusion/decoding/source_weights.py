@@ -16,22 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from coolfusion.backends.base import Query
-from coolfusion.backends.sampling import Sampling
-from coolfusion.backends.source import Source
+from coolfusion.backends.sampling import log_total
 from coolfusion.decoding.notation import number_of, parse
-from coolfusion.decoding.scheduler import ModelRequest, Talk, ask
-from coolfusion.errors import UsageError
+from coolfusion.decoding.scheduler import ask, gather
+from coolfusion.decoding.source_view import SourceView
+from coolfusion.errors import SourceError, UsageError
 from coolfusion.types import Floats, Usage
-
-
-def uniform(num_sources: int) -> Floats:
-    """Equal weights that sum to 1."""
-    return np.full(num_sources, 1.0 / num_sources)
-
 
 MAX_LOSS = 8.0  # bits per byte, what a source that knows nothing of bytes needs
 FLOOR = 1e-12  # least weight that a source has in a contest
@@ -57,7 +51,7 @@ class PromptPrior:
         bits = np.array(bits_per_byte, dtype=np.float64)
         known = np.isfinite(bits)
         bits = np.where(known, bits, bits[known].mean() if known.any() else 0.0)
-        return normalized(-bits / self.temperature)
+        return log_normalized(-bits / self.temperature)
 
 
 def prior_named(choice: str | PromptPrior) -> PromptPrior:
@@ -70,10 +64,20 @@ def prior_named(choice: str | PromptPrior) -> PromptPrior:
     return PromptPrior(*(number_of(each, "The prior's temperature") for each in term.terms))
 
 
-def normalized(log_weights: Floats) -> tuple[float, ...]:
-    """``log_weights`` less the logarithm of the sum of the weights."""
-    peak = log_weights.max()
-    log_sum = peak + np.log(np.exp(log_weights - peak).sum())
+def uniform(num_sources: int) -> Floats:
+    """Equal weights that sum to 1."""
+    return np.full(num_sources, 1.0 / num_sources)
+
+
+def normalized(weights: Floats) -> Floats:
+    """``weights`` (sources,), zero or above, as weights that sum to 1; equal ones if all are zero."""
+    total = weights.sum()
+    return np.asarray(weights / total) if total else uniform(len(weights))
+
+
+def log_normalized(log_weights: Floats) -> tuple[float, ...]:
+    """Logarithms of weights, shifted so that the weights sum to 1."""
+    log_sum = log_total(log_weights)
     return tuple(float(value) for value in log_weights - log_sum)
 
 
@@ -85,15 +89,13 @@ def hedged(log_weights: Sequence[float], losses: Sequence[float], eta: float) ->
     """
     loss = np.nan_to_num(np.array(losses, dtype=np.float64), nan=MAX_LOSS, posinf=MAX_LOSS)
     loss = np.clip(loss, 0.0, MAX_LOSS)
-    return normalized(np.array(log_weights, dtype=np.float64) - eta * loss)
+    return log_normalized(np.array(log_weights, dtype=np.float64) - eta * loss)
 
 
 def on_simplex(log_weights: Sequence[float]) -> Floats:
     """Weights from their logarithms: at least about ``FLOOR`` each, summing to 1."""
     raw = np.array(log_weights, dtype=np.float64)
-    weights = np.maximum(np.exp(raw - raw.max()), FLOOR)
-    on_it: Floats = weights / weights.sum()
-    return on_it
+    return normalized(np.maximum(np.exp(raw - raw.max()), FLOOR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,24 +106,40 @@ class PromptReading:
     usage: Usage
 
 
-def read_prompt(
-    k: int, source: Source, prompt: tuple[int, ...], sampling: Sampling, sequence_id: int | None
-) -> Talk[PromptReading]:
-    """ModelRequest ``source``, number ``k``, for the likelihood of its prompt after the first token.
+Readings: TypeAlias = dict[int, PromptReading | SourceError]
+
+
+async def read_prompt(view: SourceView) -> PromptReading:
+    """Ask a source for the likelihood of its prompt after the first token.
 
     Only tokens that have bytes count; control tokens, as of a chat template, do not. What an
     encoder reads is given and not predicted, so a source with one has nothing to be judged by.
     """
+    prompt, source = view.prompt_ids, view.source
     start = 1 + sum(token >= source.backend.vocab_size for token in prompt)
     pieces = [source.tokenizer.piece(token) for token in prompt[start:]]
     if not any(pieces):
         return PromptReading(math.nan, Usage())
-    watch = tuple(sorted(source.tokenizer.end_ids))
-    query = Query(prompt[:start], prompt[start:], watch, sampling, sequence_id)
-    (scores,) = yield from ask([ModelRequest(k, query)])
+    (scores,) = await ask([view.request(prompt[:start], prompt[start:])])
     nats = -sum(log_prob for log_prob, piece in zip(scores.log_probs, pieces, strict=True) if piece)
     num_bytes = sum(len(piece) for piece in pieces if piece)
     return PromptReading(
         nats / (num_bytes * math.log(2)),
         Usage(0, len(pieces), scores.num_forwarded, scores.num_passes),
     )
+
+
+async def weigh_by_prompt(
+    prior: PromptPrior, views: Sequence[SourceView], num_sources: int
+) -> tuple[tuple[float, ...], Readings]:
+    """Logarithms of weights (num_sources,) by how well sources predict the prompt, and the readings.
+
+    Readings are by source number. A source that has no view or fails is weighed as an average one.
+    """
+    read = await gather([read_prompt(view) for view in views])
+    readings = {view.index: each for view, each in zip(views, read, strict=True)}
+    bits = [math.nan] * num_sources
+    for index, reading in readings.items():
+        if not isinstance(reading, SourceError):
+            bits[index] = reading.bits_per_byte
+    return prior.log_weights(bits), readings

@@ -17,14 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
-from coolfusion.decoding.scheduler import hold, together
-from coolfusion.decoding.segments.scoring import ScoreRequest, SegmentScores, score
-from coolfusion.decoding.source_weights import uniform
+from coolfusion.decoding.segments.scoring import Segment, SegmentScores, score_requests
+from coolfusion.decoding.source_view import SourceView
+from coolfusion.decoding.source_weights import normalized
 from coolfusion.errors import SourceError, UsageError
-from coolfusion.tokenization.canonical import Canonical
 from coolfusion.types import Floats
 
 
@@ -33,12 +31,10 @@ def log_likelihoods(
 ) -> list[SegmentScores | SourceError]:
     """Score ``texts[r]`` after prompt ids ``prompts[r]``, (rows,); a row that fails, fails alone."""
     requests = [
-        ScoreRequest(prompt, Canonical(), tuple(entries), (False,) * len(entries), GREEDY)
+        (SourceView(0, source, prompt), [Segment(text) for text in entries])
         for prompt, entries in zip(prompts, texts, strict=True)
     ]
-    return hold(
-        together([score(0, source, request) for request in requests]), [AnswerCache(source.backend)]
-    )
+    return score_requests(requests, AnswerCache(source.backend))
 
 
 def mean(log_likelihoods: Floats, weights: Floats) -> Floats:
@@ -68,8 +64,4 @@ def combination_named(name: str) -> Callable[[Floats, Floats], Floats]:
 
 def source_weights(names: Sequence[str], weights: Mapping[str, float]) -> Floats:
     """The recipe's weights (sources,), summing to 1; equal ones where it has none."""
-    raw: Floats = np.array([weights.get(name, 0.0) for name in names], dtype=np.float64)
-    if not raw.any():
-        return uniform(len(names))
-    normalized: Floats = raw / raw.sum()
-    return normalized
+    return normalized(np.array([weights.get(name, 0.0) for name in names], dtype=np.float64))

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
-from coolfusion.decoding.scheduler import hold, together
 from coolfusion.decoding.segments.recipe import Recipe
-from coolfusion.decoding.segments.scoring import ScoreRequest, score
+from coolfusion.decoding.segments.scoring import Segment, score_requests
+from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.evaluation.likelihood import mixture, source_weights
 from coolfusion.evaluation.metrics import Metric
@@ -98,7 +97,7 @@ class References:
 
     def _scored(self, source: Source, boundary: Boundary, rows: Sequence[Row]) -> Iterator[Outcome]:
         """The log-likelihood of every segment of every reference under one source."""
-        system, recall = _scored_by(source, boundary), AnswerCache(source.backend)
+        system, cache = _scored_by(source, boundary), AnswerCache(source.backend)
         for row in rows:
             begun = time.perf_counter()
             digest = row.digest(with_references=True)
@@ -109,7 +108,7 @@ class References:
             except PromptError as error:
                 yield Outcome(system, row.id, digest, error=str(error))
                 continue
-            scores = hold(together([score(0, source, each) for each in requests]), [recall])
+            scores = score_requests(requests, cache)
             good = [each for each in scores if not isinstance(each, SourceError)]
             if len(good) < len(scores):
                 failed = next(each for each in scores if isinstance(each, SourceError))
@@ -126,15 +125,14 @@ class References:
 
     def _requests(
         self, source: Source, prompt: tuple[int, ...], row: Row, boundary: Boundary
-    ) -> list[ScoreRequest]:
+    ) -> list[tuple[SourceView, list[Segment]]]:
         """One request per segment, each after what stands before it; a reference is one sequence."""
         requests = []
         for sequence_id, reference in enumerate(row.references):
             before = Canonical()
             for segment in self._segments(reference, boundary):
-                requests.append(
-                    ScoreRequest(prompt, before, (segment,), (False,), GREEDY, sequence_id)
-                )
+                view = SourceView(0, source, prompt, before, sequence_id=sequence_id)
+                requests.append((view, [Segment(segment)]))
                 before = extend(before, segment, source.tokenizer)
         return requests
 

@@ -1,4 +1,4 @@
-"""Conversations held side by side say what each would say alone, and share their calls."""
+"""Coroutines side by side give the results that each would give alone, and share their calls."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from coolfusion.decoding.batching import BatchLimits
 from coolfusion.decoding.scheduler import (
     ModelRequest,
     Scheduler,
-    Talk,
     ask,
-    hold,
-    together,
+    gather,
+    run,
 )
 from coolfusion.errors import SourceError
 from tests.decoding.segments.test_decoder import PROMPTS, source_lists, toy
@@ -45,17 +44,17 @@ class Noting:
         return self.inner.draft(queries, num_tokens)
 
 
-def picks(source: int, first: int, num: int) -> Talk[list[int]]:
-    """A conversation of ``num`` questions one after another."""
+async def picks(source: int, first: int, num: int) -> list[int]:
+    """``num`` requests one after another."""
     ids = (first,)
     for _ in range(num):
-        (scores,) = yield from ask([ModelRequest(source, Query(ids))])
+        (scores,) = await ask([ModelRequest(source, Query(ids))])
         ids += scores.picks
     return list(ids)
 
 
-def nested(source: int, firsts: list[int], num: int) -> Talk[list[list[int] | SourceError]]:
-    return (yield from together([picks(source, first, num) for first in firsts]))
+async def nested(source: int, firsts: list[int], num: int) -> list[list[int] | SourceError]:
+    return await gather([picks(source, first, num) for first in firsts])
 
 
 def caches() -> list[AnswerCache]:
@@ -63,40 +62,40 @@ def caches() -> list[AnswerCache]:
     return [AnswerCache(toy(name, name, (0, 1, 2, 3, 4)).backend) for name in names]
 
 
-conversations = st.lists(
+tasks = st.lists(
     st.tuples(st.integers(0, 1), st.integers(1, 8), st.integers(0, 5)), min_size=1, max_size=6
 )
 
 
-@given(conversations, st.booleans())
+@given(tasks, st.booleans())
 def test_side_by_side_is_one_by_one(talks: list[tuple[int, int, int]], concurrent: bool) -> None:
-    rounds: Scheduler[int, list[int]] = Scheduler(caches(), concurrent=concurrent)
+    scheduler: Scheduler[int, list[int]] = Scheduler(caches(), concurrent=concurrent)
     for key, talk in enumerate(talks):
-        rounds.begin(key, picks(*talk))
+        scheduler.start(key, picks(*talk))
     found: dict[int, list[int]] = {}
     while len(found) < len(talks):
-        found.update((over.key, over.result) for over in rounds.turn())
-    assert found == {key: hold(picks(*talk), caches()) for key, talk in enumerate(talks)}
+        found.update((each.key, each.result) for each in scheduler.next_finished())
+    assert found == {key: run(picks(*talk), caches()) for key, talk in enumerate(talks)}
 
 
 @given(st.lists(st.integers(1, 8), max_size=5), st.integers(0, 4))
-def test_a_fork_joins_in_order(firsts: list[int], num: int) -> None:
-    assert hold(nested(0, firsts, num), caches()) == [
-        hold(picks(0, first, num), caches()) for first in firsts
+def test_a_gather_joins_in_order(firsts: list[int], num: int) -> None:
+    assert run(nested(0, firsts, num), caches()) == [
+        run(picks(0, first, num), caches()) for first in firsts
     ]
 
 
 def test_one_that_fails_fails_alone() -> None:
     noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
-    found = hold(nested(0, [1, 9, 2], 3), [AnswerCache(noting)])
+    found = run(nested(0, [1, 9, 2], 3), [AnswerCache(noting)])
     assert isinstance(found[1], SourceError)
     assert "nine is not liked" in str(found[1])
-    assert found[0] == hold(picks(0, 1, 3), [AnswerCache(noting.inner)])
+    assert found[0] == run(picks(0, 1, 3), [AnswerCache(noting.inner)])
 
 
-def test_what_waits_together_is_asked_together() -> None:
+def test_what_waits_batchis_asked_together() -> None:
     noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
-    hold(nested(0, [1, 2, 3, 4], 3), [AnswerCache(noting)])
+    run(nested(0, [1, 2, 3, 4], 3), [AnswerCache(noting)])
     assert noting.sizes == [4, 4, 4]
 
 
@@ -107,9 +106,9 @@ def test_the_token_budget_bounds_what_is_decoded_together(sources: list[Source],
     request = Request(max_new_tokens=12)
     width = 12 + max(len(s.tokenizer.encode_prompt(p)) for s in sources for p in PROMPTS)
     decoder = SegmentDecoder(heard, speculation=None)
-    together_ = decoder.generate_batch(PROMPTS, request, max_tokens=fit * width)
+    batch = decoder.generate_batch(PROMPTS, request, max_tokens=fit * width)
     alone = [decoder.generate(prompt, request) for prompt in PROMPTS]
-    assert [said(g.steps) for g in together_] == [said(g.steps) for g in alone]
+    assert [said(g.steps) for g in batch] == [said(g.steps) for g in alone]
     # A row asks for its drafts one at a time, for its candidates and what they replace at once.
     assert max(max(n.sizes) for n in noting) <= fit * 2 * (len(sources) + 1)
 

@@ -16,7 +16,7 @@ from coolfusion.decoding.source_weights import (
     MAX_LOSS,
     PromptPrior,
     hedged,
-    normalized,
+    log_normalized,
     on_simplex,
     prior_named,
 )
@@ -32,7 +32,7 @@ losses = st.lists(
 
 @given(st.lists(losses, max_size=30), st.floats(0.0, 100.0))
 def test_weights_stay_on_the_simplex(rounds: list[list[float]], eta: float) -> None:
-    log_weights = normalized(np.zeros(3))
+    log_weights = log_normalized(np.zeros(3))
     for each in rounds:
         log_weights = hedged(log_weights, each, eta)
         assert np.exp(log_weights).sum() == pytest.approx(1.0)
@@ -43,7 +43,7 @@ def test_weights_stay_on_the_simplex(rounds: list[list[float]], eta: float) -> N
 
 @given(losses)
 def test_eta_0_learns_nothing(some: list[float]) -> None:
-    start = normalized(np.log([0.5, 0.3, 0.2]))
+    start = log_normalized(np.log([0.5, 0.3, 0.2]))
     np.testing.assert_allclose(hedged(start, some, 0.0), start, atol=1e-12)
 
 
@@ -53,7 +53,7 @@ def test_regret_is_bounded(seed: int, num_rounds: int, num_sources: int, eta: fl
     table = noise.uniform(0, MAX_LOSS, (num_rounds, num_sources))
     if seed % 3 == 0:  # the losses of one that is always wrong just where it is trusted
         table = np.eye(num_sources)[np.arange(num_rounds) % num_sources] * MAX_LOSS
-    log_weights, suffered = normalized(np.zeros(num_sources)), 0.0
+    log_weights, suffered = log_normalized(np.zeros(num_sources)), 0.0
     for row in table:
         suffered += float(np.exp(log_weights) @ row)
         log_weights = hedged(log_weights, row, eta)

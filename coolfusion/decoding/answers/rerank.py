@@ -20,13 +20,12 @@ import numpy as np
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import hold, together
+from coolfusion.decoding.segments.contest import cheapest, judged, score_table
 from coolfusion.decoding.segments.decoder import SegmentDecoder
-from coolfusion.decoding.segments.rerankers import Reranker, ScoreTable, mean_nll
-from coolfusion.decoding.segments.scoring import ScoreRequest, SegmentScores, score
-from coolfusion.decoding.source_weights import uniform
+from coolfusion.decoding.segments.rerankers import Reranker, mean_nll
+from coolfusion.decoding.segments.scoring import Segment, SegmentScores, score_requests
+from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import SourceError, UsageError
-from coolfusion.tokenization.canonical import Canonical
 from coolfusion.tokenization.prompts import Prompt, prompt_for
 from coolfusion.types import (
     Candidate,
@@ -137,20 +136,14 @@ def rerank(
     rows = [row for row, entries in enumerate(candidates) if len(entries) > 1]
     scores: list[dict[str, SegmentScores | SourceError]] = [{} for _ in prompts]
     for source in sources:
-        requests = [
-            ScoreRequest(
-                source.tokenizer.encode_prompt(prompt_for(prompts[row], source.name)),
-                Canonical(),
-                tuple(candidate.text for candidate in candidates[row]),
-                tuple(candidate.ends for candidate in candidates[row]),
-                Request().sampling,
+        views = [
+            SourceView(
+                0, source, source.tokenizer.encode_prompt(prompt_for(prompts[row], source.name))
             )
             for row in rows
         ]
-        answers = hold(
-            together([score(0, source, request) for request in requests]),
-            [AnswerCache(source.backend)],
-        )
+        segments = [[Segment(each.text, each.ends) for each in candidates[row]] for row in rows]
+        answers = score_requests(zip(views, segments, strict=True), AnswerCache(source.backend))
         for row, scored in zip(rows, answers, strict=True):
             if isinstance(scored, SourceError) and on_source_error == "raise":
                 raise scored
@@ -220,32 +213,10 @@ def _ranking(
     table = score_table(candidates, scores)
     costs = np.asarray(reranker(table), dtype=np.float64)
     ranked = tuple(
-        replace(
-            candidate,
-            log_likelihoods=tuple(
-                scores[name].log_likelihoods[c] if name in scores else float("nan")
-                for name in names
-            ),
-            num_tokens=tuple(scores[name].num_tokens[c] if name in scores else 0 for name in names),
-            cost=float(costs[c]),
-        )
+        judged(candidate, c, names, scores, float(costs[c]))
         for c, candidate in enumerate(candidates)
     )
-    winner = int(np.where(np.isnan(costs), np.inf, costs).argmin())
-    return Ranking(names, ranked, winner, dropped, usage, 0.0)
-
-
-def score_table(candidates: Sequence[Candidate], scores: Mapping[str, SegmentScores]) -> ScoreTable:
-    """The (candidates, sources) table of whole answers that a reranker is given."""
-    sizes = [max(1, len(candidate.text.encode())) for candidate in candidates]
-    return ScoreTable(
-        tuple(scores),
-        np.array([each.log_likelihoods for each in scores.values()], dtype=np.float64).T,
-        np.array([each.num_tokens for each in scores.values()], dtype=np.float64).T,
-        np.array(sizes, dtype=np.float64),
-        uniform(len(scores)),
-        np.array([[name in candidate.drafters for name in scores] for candidate in candidates]),
-    )
+    return Ranking(names, ranked, cheapest(costs), dropped, usage, 0.0)
 
 
 def _with_cost(ranking: Ranking, answers: Sequence[Generation]) -> Ranking:

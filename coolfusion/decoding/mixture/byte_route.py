@@ -21,18 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 import numpy as np
 
-from coolfusion.backends.base import Distributions, Query
+from coolfusion.backends.base import Distributions
 from coolfusion.backends.sampling import Sampling, draw, noise, pick
 from coolfusion.backends.source import Source
-from coolfusion.decoding.mixture.route import Continuation
+from coolfusion.decoding.mixture.route import Continuation, spent
 from coolfusion.decoding.mixture.rules import MixingRule, mixed
 from coolfusion.decoding.mixture.state import MixtureState, shares
 from coolfusion.decoding.request import sampling_of
-from coolfusion.decoding.scheduler import DistributionRequest, Talk
+from coolfusion.decoding.scheduler import ask_distributions, gather
+from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import SourceError
 from coolfusion.tokenization.covers import (
     END,
@@ -85,7 +86,7 @@ class ByteRoute:
         """Nothing said yet, by any source."""
         return tuple(covering.begin() for covering in self._coverings[: len(prompts)])
 
-    def walk(self, state: MixtureState) -> Talk[Continuation]:
+    async def walk(self, state: MixtureState) -> Continuation:
         """ModelRequest what has to be asked, and commit all that is settled then."""
         covers = {k: state.position[k] for k in state.active}
         walk = _Walk(state, covers, whole=(b"", covers), favoured=set(covers))
@@ -95,7 +96,7 @@ class ByteRoute:
             if outcome is None:
                 if walk.data and walk.data == walk.whole[0]:
                     break
-                yield from self._ask(walk, bounds)
+                await self._ask(walk, bounds)
                 continue
             walk.favoured -= {k for k, each in bounds.items() if _likeliest(each) != outcome}
             if outcome == END:
@@ -144,37 +145,29 @@ class ByteRoute:
             return [k for k, weight in zip(bounds, weights, strict=True) if weight]
         return [list(bounds)[draw(weights, sampling.seed, walk.position)]]
 
-    def _ask(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> Talk[None]:
+    async def _ask(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> None:
         """Learn all that is unknown of the sources that matter most for the decision."""
         deciders = self._deciders(walk, bounds)
         weights = shares(walk.state, deciders)
         unknown = {k: w * bounds[k].slack for k, w in zip(deciders, weights, strict=True)}
         chosen = [k for k in deciders if unknown[k] >= WORTH_ASKING * max(unknown.values())]
-        asks = [
-            DistributionRequest(
-                k, Query(walk.state.prompts[k] + ids, sequence_id=walk.state.sequence_id)
-            )
-            for k in chosen
-            for ids in walk.covers[k].unknown
-        ]
-        answers: list[Any] = yield [*asks]
-        for k in chosen:
-            found = [a for each, a in zip(asks, answers, strict=True) if each.source == k]
-            self._learn(walk, k, found)
+        views = [walk.state.view(k, self._sources[k]) for k in chosen]
+        answers = await gather([_all_unknown(view, walk.covers[view.index]) for view in views])
+        for view, found in zip(views, answers, strict=True):
+            self._learn(walk, view.index, found)
 
-    def _learn(self, walk: _Walk, k: int, answers: Sequence[Distributions | SourceError]) -> None:
+    def _learn(self, walk: _Walk, k: int, answers: list[Distributions] | SourceError) -> None:
         """Take in what a source says of all that is unknown of it; one that fails is dropped."""
+        if isinstance(answers, SourceError):
+            walk.dropped[k] = answers
+            walk.favoured.discard(k)
+            for covers in (walk.covers, walk.whole[1]):
+                covers.pop(k, None)
+            return
         rows: dict[Ids, Floats] = {}
         for ids, answer in zip(walk.covers[k].unknown, answers, strict=True):
-            if isinstance(answer, SourceError):
-                walk.dropped[k] = answer
-                walk.favoured.discard(k)
-                for covers in (walk.covers, walk.whole[1]):
-                    covers.pop(k, None)
-                return
             rows[ids] = answer.log_probs[0]
-            spent = Usage(0, 1, answer.num_forwarded, answer.num_passes)
-            walk.usage[k] = walk.usage.get(k, Usage()) + spent
+            walk.usage[k] = walk.usage.get(k, Usage()) + spent(answer)
         walk.covers[k] = self._coverings[k].learn(walk.covers[k], rows)
 
     def _append(self, walk: _Walk, byte: int) -> None:
@@ -208,6 +201,13 @@ class ByteRoute:
             dropped={names[k]: error for k, error in walk.dropped.items()},
             is_full=walk.is_full,
         )
+
+
+async def _all_unknown(view: SourceView, cover: Cover) -> list[Distributions]:
+    """Distributions after all ids of a cover that the source was not asked about yet."""
+    return await ask_distributions(
+        [view.distribution_request(view.prompt_ids + ids) for ids in cover.unknown]
+    )
 
 
 def _likeliest(bounds: Bounds) -> int | None:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from coolfusion.decoding.commit import emit
+from coolfusion.decoding.commit import finish_step
 from coolfusion.decoding.mixture.route import Continuation
 from coolfusion.decoding.mixture.state import MixtureState
-from coolfusion.errors import ContextLengthError, SourceError
+from coolfusion.decoding.state import without_sources
+from coolfusion.errors import SourceError
 from coolfusion.tokenization.utf8 import whole_characters
 from coolfusion.types import (
     Candidate,
@@ -49,13 +50,10 @@ class MixtureStep:
     def drop(self, dropped: Mapping[str, SourceError]) -> None:
         """Go on without these sources, if any is left."""
         self.dropped.update(dropped)
-        state = self.state
-        active = tuple(k for k in state.active if self.names[k] not in dropped)
-        failed = any(not isinstance(error, ContextLengthError) for error in dropped.values())
-        self.state = replace(state, active=active, any_failed=state.any_failed or failed)
-        if not active:
-            failed = self.state.any_failed
-            self.stop = StopReason.SOURCES_FAILED if failed else StopReason.CONTEXT_LENGTH
+        by_number = {self.names.index(name): error for name, error in dropped.items()}
+        self.state = without_sources(self.state, by_number)
+        if not self.state.active:
+            self.stop = self.state.stop_without_sources()
 
     def add(self, continuation: Continuation) -> None:
         """Append what a walk decided, unless it does not fit any more."""
@@ -77,12 +75,10 @@ class MixtureStep:
     def _append(self, continuation: Continuation) -> None:
         state = self.state
         counts = dict(zip(self.names, state.num_tokens or [0] * len(self.names), strict=True))
-        data = state.data + continuation.data
-        beginning = data[len(state.text.encode()) :]
         self.state = replace(
             state,
-            data=data,
-            text=state.text + whole_characters(beginning),
+            data=state.data + continuation.data,
+            text=state.text + whole_characters(state.beginning + continuation.data),
             position=continuation.position,
             num_tokens=tuple({**counts, **continuation.num_tokens}.values()),
         )
@@ -90,51 +86,37 @@ class MixtureStep:
             self.continuations.append(continuation)
 
 
-def commit(turn: MixtureStep) -> tuple[MixtureState, Step]:
+def commit(step: MixtureStep) -> tuple[MixtureState, Step]:
     """Show what may be shown of a step that is over, and record it."""
-    state, stop = turn.state, turn.stop
-    segment = state.text[len(turn.before.text) :]
-    shown = emit(
-        state.text, state.num_shown, len(segment), state.request.stop, final=stop is not None
-    )
-    if shown.stop_string is not None:
-        stop = StopReason.STOP_STRING
-    sources = tuple(turn.names[k] for k in turn.before.active)
-    candidates = (_candidate(turn, segment, sources),) if turn.continuations else ()
-    step = Step(
-        index=state.num_steps,
-        text=state.text[state.num_shown : shown.end],
+    segment = step.state.text[len(step.before.text) :]
+    sources = tuple(step.names[k] for k in step.before.active)
+    candidates = (_candidate(step, segment, sources),) if step.continuations else ()
+    record = Step(
+        index=0,
+        text="",
         segment=segment,
         sources=sources,
         candidates=candidates,
         winner=0 if candidates and (segment or candidates[0].ends) else None,
-        ends=stop is StopReason.END,
+        ends=False,
         log_end=None,
         withdrawn=tuple(
-            SkippedSource(n, turn.stuck) for n in sources if turn.stuck and n not in turn.dropped
+            SkippedSource(n, step.stuck) for n in sources if step.stuck and n not in step.dropped
         ),
-        dropped=tuple(SkippedSource(name, str(error)) for name, error in turn.dropped.items()),
-        usage=tuple(turn.usage.get(name, Usage()) for name in sources),
+        dropped=tuple(SkippedSource(name, str(error)) for name, error in step.dropped.items()),
+        usage=tuple(step.usage.get(name, Usage()) for name in sources),
         seconds=0.0,
     )
-    state = replace(
-        state,
-        text=state.text if shown.stop_string is None else state.text[: shown.end],
-        num_shown=shown.end,
-        num_steps=state.num_steps + 1,
-        stop_reason=stop,
-        stop_string=shown.stop_string,
-    )
-    return state, step
+    return finish_step(step.state, record, step.stop)
 
 
-def _candidate(turn: MixtureStep, segment: str, sources: Sequence[str]) -> Candidate:
+def _candidate(step: MixtureStep, segment: str, sources: Sequence[str]) -> Candidate:
     """What the step's walks decided together; who is not in all of them has no log-likelihood."""
-    walks = turn.continuations
+    walks = step.continuations
     log_probs = [sum(walk.log_probs.get(name, math.nan) for walk in walks) for name in sources]
     cost = -sum(walk.log_mixture for walk in walks)
     counts = [
-        dict(zip(turn.names, each.num_tokens, strict=False)) for each in (turn.before, turn.state)
+        dict(zip(step.names, each.num_tokens, strict=False)) for each in (step.before, step.state)
     ]
     return Candidate(
         segment,

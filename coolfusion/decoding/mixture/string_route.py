@@ -22,7 +22,7 @@ import numpy as np
 from coolfusion.backends.base import Distributions
 from coolfusion.backends.sampling import log_total, pick
 from coolfusion.backends.source import Source
-from coolfusion.decoding.mixture.route import Continuation, ask_next, spent
+from coolfusion.decoding.mixture.route import Continuation, next_distributions, spent
 from coolfusion.decoding.mixture.rules import (
     Arithmetic,
     TopKUnion,
@@ -32,7 +32,6 @@ from coolfusion.decoding.mixture.rules import (
 from coolfusion.decoding.mixture.state import MixtureState, shares, voters
 from coolfusion.decoding.mixture.vocabulary import Vocabulary
 from coolfusion.decoding.request import sampling_of
-from coolfusion.decoding.scheduler import Talk
 from coolfusion.errors import SourceError
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.canonical import Canonical, extend
@@ -98,11 +97,11 @@ class UnionRoute:
         """Nothing said yet, by any source."""
         return tuple(Canonical() for _ in prompts)
 
-    def walk(self, state: MixtureState) -> Talk[Continuation]:
+    async def walk(self, state: MixtureState) -> Continuation:
         """Decide one more string, or the end."""
         position: Encodings = state.position
-        prefixes = {k: state.prompts[k] + position[k].ids for k in voters(state)}
-        answers = yield from ask_next(state, self._sources, prefixes)
+        views = [state.view(k, self._sources[k]) for k in voters(state)]
+        answers = await next_distributions(views, [position[view.index].ids for view in views])
         rows: dict[int, Floats] = {}
         dropped = {k: each for k, each in answers.items() if isinstance(each, SourceError)}
         told = {k: each for k, each in answers.items() if isinstance(each, Distributions)}

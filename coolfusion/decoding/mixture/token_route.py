@@ -30,12 +30,11 @@ from coolfusion.backends.sampling import (
     pick,
 )
 from coolfusion.backends.source import Source
-from coolfusion.decoding.mixture.route import Continuation, ask_next, spent
+from coolfusion.decoding.mixture.route import Continuation, next_distributions, spent
 from coolfusion.decoding.mixture.rules import MixingRule, mixed
 from coolfusion.decoding.mixture.state import MixtureState, shares, voters
 from coolfusion.decoding.mixture.vocabulary import Vocabulary
 from coolfusion.decoding.request import sampling_of
-from coolfusion.decoding.scheduler import Talk
 from coolfusion.errors import SourceError
 from coolfusion.types import Floats, Usage
 
@@ -56,20 +55,20 @@ class TokenRoute:
         """No token yet."""
         return prompts[0][:0]
 
-    def walk(self, state: MixtureState) -> Talk[Continuation]:
+    async def walk(self, state: MixtureState) -> Continuation:
         """Decide one token, or the end."""
-        turn = yield from self.ask(state, voters(state))
-        if not turn.rows:
-            return self.nothing(state, turn)
-        chosen = tuple(turn.rows)
-        rows, weights = np.array(list(turn.rows.values())), shares(state, chosen)
+        answers = await self.ask(state, voters(state))
+        if not answers.rows:
+            return self.nothing(state, answers)
+        chosen = tuple(answers.rows)
+        rows, weights = np.array(list(answers.rows.values())), shares(state, chosen)
         combined, token = self._decided(state, rows, weights)
         return self.continuation(
             state,
-            turn,
+            answers,
             token,
             log_mixture=float(combined[token]),
-            favoured=[k for k, row in turn.rows.items() if int(row.argmax()) == token],
+            favoured=[k for k, row in answers.rows.items() if int(row.argmax()) == token],
         )
 
     def _decided(self, state: MixtureState, rows: Floats, weights: Floats) -> tuple[Floats, int]:
@@ -81,46 +80,46 @@ class TokenRoute:
         combined = mixed(self._rule, rows, weights)
         return combined, pick(combined, sampling, len(state.position))
 
-    def ask(self, state: MixtureState, chosen: Sequence[int]) -> Talk[SourceAnswers]:
+    async def ask(self, state: MixtureState, chosen: Sequence[int]) -> SourceAnswers:
         """What the ``chosen`` sources say of the next outcome."""
-        prefixes = {k: state.prompts[k] + state.position for k in chosen}
-        answers = yield from ask_next(state, self.sources, prefixes)
+        views = [state.view(k, self.sources[k]) for k in chosen]
+        answers = await next_distributions(views, [state.position] * len(views))
         return SourceAnswers(self.vocabulary, state, answers)
 
     def continuation(
         self,
         state: MixtureState,
-        turn: SourceAnswers,
+        answers: SourceAnswers,
         token: int,
         *,
         favoured: Sequence[int],
         log_mixture: float = np.nan,
     ) -> Continuation:
-        """One more token, or the end, which was decided in this turn."""
+        """One more token, or the end, which these answers decided."""
         ends = token == self.vocabulary.end
         ids: Ids = state.position if ends else (*state.position, token)
         names = [source.name for source in self.sources]
         return replace(
-            self.nothing(state, turn),
+            self.nothing(state, answers),
             data=b"" if ends else self.vocabulary.pieces[token] or b"",
             ends=ends,
             position=ids,
             log_mixture=log_mixture,
-            log_probs={names[k]: float(row[token]) for k, row in turn.rows.items()},
-            num_tokens={names[k]: len(ids) for k in state.active if k not in turn.dropped},
+            log_probs={names[k]: float(row[token]) for k, row in answers.rows.items()},
+            num_tokens={names[k]: len(ids) for k in state.active if k not in answers.dropped},
             favoured=tuple(names[k] for k in favoured),
             is_full=len(ids) >= state.request.max_new_tokens,
         )
 
-    def nothing(self, state: MixtureState, turn: SourceAnswers) -> Continuation:
+    def nothing(self, state: MixtureState, answers: SourceAnswers) -> Continuation:
         """No decision, only what it cost and who was lost."""
         names = [source.name for source in self.sources]
         return Continuation(
             b"",
             False,
             state.position,
-            usage={names[k]: usage for k, usage in turn.usage.items()},
-            dropped={names[k]: error for k, error in turn.dropped.items()},
+            usage={names[k]: usage for k, usage in answers.usage.items()},
+            dropped={names[k]: error for k, error in answers.dropped.items()},
         )
 
 
@@ -134,7 +133,6 @@ class SourceAnswers:
         state: MixtureState,
         answers: dict[int, Distributions | SourceError],
     ) -> None:
-        beginning = state.data[len(state.text.encode()) :]
         self.rows: dict[int, Floats] = {}
         self.dropped: dict[int, SourceError] = {}
         self.usage: dict[int, Usage] = {}
@@ -144,7 +142,7 @@ class SourceAnswers:
                 continue
             self.usage[k] = spent(answer)
             try:
-                self.rows[k] = vocabulary.outcomes(answer.log_probs[0], beginning)
+                self.rows[k] = vocabulary.outcomes(answer.log_probs[0], state.beginning)
             except SourceError as error:
                 self.dropped[k] = error
 
@@ -165,18 +163,18 @@ class DrawnTokenRoute:
         """No token yet."""
         return self._route.begin(prompts)
 
-    def walk(self, state: MixtureState) -> Talk[Continuation]:
+    async def walk(self, state: MixtureState) -> Continuation:
         """Draw a source, then one token or the end from it."""
         if state.request.sampling.is_greedy:
-            return (yield from self._route.walk(state))
+            return await self._route.walk(state)
         candidates = voters(state)
         seed = sampling_of(state.request, "source").seed
         k = candidates[draw(shares(state, candidates), seed, len(state.position))]
-        turn = yield from self._route.ask(state, (k,))
-        if not turn.rows:
-            return self._route.nothing(state, turn)
+        answers = await self._route.ask(state, (k,))
+        if not answers.rows:
+            return self._route.nothing(state, answers)
         sampling = sampling_of(state.request, self._route.sources[k].name)
         position = len(state.prompts[k]) + len(state.position)
         return self._route.continuation(
-            state, turn, pick(turn.rows[k], sampling, position), favoured=[k]
+            state, answers, pick(answers.rows[k], sampling, position), favoured=[k]
         )

@@ -2,8 +2,8 @@
 
 Where the fusion loop commits the winner of a contest, a beam commits every candidate, each to
 a copy of the state, and keeps the ``width`` responses whose segments have the lowest mean cost
-so far. A beam of 1 is the fusion loop. The loop itself (``coolfusion.decoding.segments.decoder``, ``commit``)
-is not repeated here: a state is a value, so branching it is free.
+so far. A beam of 1 is the fusion loop. The stages are those of
+``coolfusion.decoding.segments.decoder``: a state is a value, so branching it is free.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Talk, together
-from coolfusion.decoding.segments import contest
-from coolfusion.decoding.segments.contest import SegmentStep
+from coolfusion.decoding.scheduler import gather
+from coolfusion.decoding.segments.contest import SegmentStep, merge, rerank, set_costs
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.state import State
 from coolfusion.errors import SourceError, UsageError
@@ -95,43 +94,47 @@ class BeamSearch:
         """
         live = [each for each in hypotheses if each.state.stop_reason is None]
         begun = time.perf_counter()
-        taken = self.decoder.hold(together([self._take(h.state, len(live)) for h in live]))
+        contests = self.decoder.run(gather([self._contest(h.state, len(live)) for h in live]))
         seconds = (time.perf_counter() - begun) / len(live)
         pool: list[Hypothesis] = []
-        turns = iter(taken)
+        outcomes = iter(contests)
         for hypothesis in hypotheses:
             if hypothesis.state.stop_reason is not None:
                 pool.append(hypothesis)
                 continue
-            turn = next(turns)
-            if isinstance(turn, SourceError):
-                raise turn
-            pool += self._extended(hypothesis, *turn, seconds)
+            outcome = next(outcomes)
+            if isinstance(outcome, SourceError):
+                raise outcome
+            pool += self._extended(hypothesis, *outcome, seconds)
         pool.sort(key=lambda each: each.cost)
         return self._apart(_distinct(pool)[: self.width])
 
-    def _take(self, state: State, num_texts: int) -> Talk[tuple[State, SegmentStep]]:
-        """A turn in which every segment has a cost, if there is more than one to choose from."""
-        state, turn = yield from self.decoder.turns.take(state, num_texts)
-        uncosted = turn.candidates and turn.candidates[0].cost is None and turn.candidates[0].text
-        if self.width > 1 and uncosted:
-            if not turn.scores:
-                yield from self.decoder.turns.judge(state, turn)
-            if turn.scores:
-                contest.rerank(turn, self.decoder.recipe)
-        return state, turn
+    async def _contest(self, state: State, num_texts: int) -> tuple[State, SegmentStep]:
+        """A step short of its commit, in which every segment that adds text has a cost."""
+        decoder = self.decoder
+        state, step = await decoder.draft(state, num_texts)
+        merge(step, decoder.recipe)
+        await decoder.score(state, step)
+        rerank(step, decoder.recipe)
+        first = step.candidates[0] if step.candidates else None
+        if self.width > 1 and first is not None and first.cost is None and first.text:
+            if not step.scores:
+                await decoder.score_always(state, step)
+            if step.scores:
+                set_costs(step, decoder.recipe)
+        return state, step
 
     def _extended(
-        self, hypothesis: Hypothesis, state: State, turn: SegmentStep, seconds: float
+        self, hypothesis: Hypothesis, state: State, step: SegmentStep, seconds: float
     ) -> list[Hypothesis]:
         """One hypothesis per candidate, the cheapest first."""
-        choices: list[int | None] = [*range(len(turn.candidates))] or [None]
+        choices: list[int | None] = [*range(len(step.candidates))] or [None]
         extended = []
         for choice in choices:
-            turn.winner = choice
-            after, step = self.decoder.commit(state, turn)
-            steps = (*hypothesis.steps, replace(step, seconds=seconds))
-            cost = None if choice is None else turn.candidates[choice].cost
+            step.winner = choice
+            after, record = self.decoder.commit(state, step)
+            steps = (*hypothesis.steps, replace(record, seconds=seconds))
+            cost = None if choice is None else step.candidates[choice].cost
             if cost is None:
                 total, num_costs = hypothesis.total_cost, hypothesis.num_costs
             else:

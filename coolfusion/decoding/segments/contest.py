@@ -5,9 +5,9 @@ Pure decisions over one row's ``SegmentStep``; asking the models is the decoder'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from coolfusion.decoding.segments.end_rules import EndQuestion
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.rerankers import ScoreTable, Tally
 from coolfusion.decoding.segments.scoring import SegmentScores
-from coolfusion.decoding.source_weights import uniform
+from coolfusion.decoding.source_weights import normalized, uniform
 from coolfusion.errors import SourceError
 from coolfusion.types import (
     Candidate,
@@ -25,16 +25,15 @@ from coolfusion.types import (
     Usage,
 )
 
-Value = TypeVar("Value", int, float)
-
 
 @dataclass(slots=True)
 class SegmentStep:
-    """What is known of one row's step so far. ``sources`` are those active at its start.
+    """The step of one response under way. ``sources`` are those active at its start.
 
     ``samples`` are further drafts of sources that draft several times. ``aside`` is what they
     spent beside drafting and scoring: on guesses, on a gate, on the prompt. ``weights`` and
-    ``tallies``, by source, are what the response has taught before; empty: nothing.
+    ``tallies``, by source, were learnt earlier in the response; empty: nothing was. A step
+    ``is_uncontested`` if the lead source drafted alone.
     """
 
     sources: tuple[str, ...]
@@ -44,6 +43,7 @@ class SegmentStep:
     aside: dict[str, Usage] = field(default_factory=dict)
     dropped: dict[str, SourceError] = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
+    is_uncontested: bool = False
     end_asked: bool = False
     winner: int | None = None
     log_end: tuple[float, ...] | None = None
@@ -68,6 +68,8 @@ class SegmentStep:
     @property
     def is_contest(self) -> bool:
         """Whether the sources have to score anything."""
+        if self.is_uncontested:
+            return False
         return len(self.candidates) > 1 or (self.end_asked and bool(self.candidates))
 
     @property
@@ -99,120 +101,138 @@ class SegmentStep:
         self.aside[name] = self.aside.get(name, Usage()) + usage
 
 
-def leads(turn: SegmentStep, recipe: Recipe) -> list[str]:
+def leads(step: SegmentStep, recipe: Recipe) -> list[str]:
     """The sources still there, the heaviest first; those of equal weight in their order."""
     weights = {
-        name: recipe.weights.get(name, 0.0 if recipe.weights else 1.0) * turn.weights.get(name, 1.0)
-        for name in turn.sources
-        if name not in turn.dropped
+        name: recipe.weights.get(name, 0.0 if recipe.weights else 1.0) * step.weights.get(name, 1.0)
+        for name in step.sources
+        if name not in step.dropped
     }
     return sorted(weights, key=weights.__getitem__, reverse=True)
 
 
-def merge(turn: SegmentStep, recipe: Recipe) -> None:
-    """SegmentStep equal drafts into one candidate each, in the order of the sources.
+def merge(step: SegmentStep, recipe: Recipe) -> None:
+    """Make one candidate of equal drafts, in the order of the sources.
 
     Unless ends compete, an end is not a candidate but a question: one that every source
-    with a draft agrees on is answered at once, any other is left for ``decide``.
+    with a draft agrees on is answered at once, any other is left for ``rerank``.
     """
     drafters: dict[tuple[str, bool], list[str]] = {}
-    for name, draft in turn.all_drafts:
+    for name, draft in step.all_drafts:
         if draft.withdrawn is None and (draft.text or recipe.ends_compete):
             ends = draft.ends and recipe.ends_compete
             drafters.setdefault((draft.text, ends), []).append(name)
-    turn.candidates = [
+    step.candidates = [
         Candidate(text, ends, tuple(dict.fromkeys(names)))
         for (text, ends), names in drafters.items()
     ]
     if recipe.ends_compete:
         return
-    if turn.enders and not turn.candidates:
-        turn.candidates = [Candidate("", True, turn.enders)]
-    turn.end_asked = bool(turn.enders) and not turn.candidates[0].ends
+    if step.enders and not step.candidates:
+        step.candidates = [Candidate("", True, step.enders)]
+    step.end_asked = bool(step.enders) and not step.candidates[0].ends
 
 
-def decide(turn: SegmentStep, recipe: Recipe) -> None:
+def rerank(step: SegmentStep, recipe: Recipe) -> None:
     """Settle the end question, then let the reranker choose among the candidates."""
-    judges = _judges(turn)
-    if turn.end_asked and judges and _ends(turn, judges, recipe):
-        turn.candidates = [Candidate("", True, turn.enders)]
-        turn.winner = 0
-    elif len(turn.candidates) > 1 and judges:
-        rerank(turn, recipe)
-    elif turn.candidates:
-        turn.winner = 0
+    judges = _judges(step)
+    if step.end_asked and judges and _ends(step, judges, recipe):
+        step.candidates = [Candidate("", True, step.enders)]
+        step.winner = 0
+    elif len(step.candidates) > 1 and judges:
+        set_costs(step, recipe)
+    elif step.candidates:
+        step.winner = 0
 
 
-def rerank(turn: SegmentStep, recipe: Recipe) -> None:
-    """Give every candidate its cost, by the scores there are, and the lowest the win."""
-    judges = _judges(turn)
-    scores = [turn.scores[name] for name in judges]
-    costs = np.asarray(recipe.reranker(_table(turn, judges)), dtype=np.float64)
-    turn.winner = int(np.where(np.isnan(costs), np.inf, costs).argmin())
-    turn.candidates = [
-        replace(
-            candidate,
-            log_likelihoods=_column(
-                turn, [entry.log_likelihoods[c] for entry in scores], judges, float("nan")
-            ),
-            num_tokens=_column(turn, [entry.num_tokens[c] for entry in scores], judges, 0),
-            cost=float(costs[c]),
-        )
-        for c, candidate in enumerate(turn.candidates)
+def set_costs(step: SegmentStep, recipe: Recipe) -> None:
+    """Give every candidate its cost, by the scores there are; the lowest cost wins."""
+    judges = _judges(step)
+    costs = np.asarray(recipe.reranker(_table(step, judges)), dtype=np.float64)
+    step.winner = cheapest(costs)
+    scores = {name: step.scores[name] for name in judges}
+    step.candidates = [
+        judged(candidate, c, step.sources, scores, float(costs[c]))
+        for c, candidate in enumerate(step.candidates)
     ]
 
 
-def _judges(turn: SegmentStep) -> list[str]:
-    return [name for name in turn.sources if name in turn.scores]
+def cheapest(costs: Floats) -> int:
+    """Index of the lowest cost, the first of equal ones; NaN counts as infinite."""
+    return int(np.where(np.isnan(costs), np.inf, costs).argmin())
 
 
-def _ends(turn: SegmentStep, judges: list[str], recipe: Recipe) -> bool:
-    log_end = np.array([turn.drafts[name].log_end for name in judges])
-    turn.log_end = tuple(
-        turn.drafts[name].log_end if name in turn.drafts else float("nan") for name in turn.sources
+def judged(
+    candidate: Candidate,
+    index: int,
+    sources: Sequence[str],
+    scores: Mapping[str, SegmentScores],
+    cost: float,
+) -> Candidate:
+    """The candidate, number ``index`` of those scored, with its column of scores and its cost.
+
+    A source without scores has NaN and no tokens.
+    """
+    return replace(
+        candidate,
+        log_likelihoods=tuple(
+            scores[name].log_likelihoods[index] if name in scores else math.nan for name in sources
+        ),
+        num_tokens=tuple(
+            scores[name].num_tokens[index] if name in scores else 0 for name in sources
+        ),
+        cost=cost,
     )
-    log_first = np.array([turn.scores[name].log_first for name in judges]).T
-    weights = _weights(judges, recipe, turn)
+
+
+def _judges(step: SegmentStep) -> list[str]:
+    return [name for name in step.sources if name in step.scores]
+
+
+def _ends(step: SegmentStep, judges: list[str], recipe: Recipe) -> bool:
+    """Whether the sources together decide that the response ends here."""
+    if recipe.end_rule is None:
+        return False
+    log_end = np.array([step.drafts[name].log_end for name in judges])
+    step.log_end = tuple(
+        step.drafts[name].log_end if name in step.drafts else math.nan for name in step.sources
+    )
+    log_first = np.array([step.scores[name].log_first for name in judges]).T
+    weights = _weights(judges, recipe, step)
     heard = weights > 0
     return recipe.end_rule(EndQuestion(log_end[heard], log_first[:, heard], weights[heard]))
 
 
-def _weights(judges: list[str], recipe: Recipe, turn: SegmentStep) -> Floats:
-    """The contest's weights of these judges; equal ones where it has none for any of them."""
-    raw: Floats = np.array([recipe.weights.get(name, 0.0) for name in judges])
+def _weights(judges: list[str], recipe: Recipe, step: SegmentStep) -> Floats:
+    """The recipe's weights of these judges times those learnt; equal ones where all are zero."""
+    raw = np.array([recipe.weights.get(name, 0.0) for name in judges])
     if not raw.any():
-        return _learnt(judges, turn)
-    if turn.weights:
-        raw = raw * _learnt(judges, turn)
-    normalized: Floats = raw / raw.sum()
-    return normalized
+        return _learnt(judges, step)
+    return normalized(raw * _learnt(judges, step) if step.weights else raw)
 
 
-def _learnt(judges: list[str], turn: SegmentStep) -> Floats:
+def _learnt(judges: list[str], step: SegmentStep) -> Floats:
     """The weights that the response has taught; equal ones where it has taught none."""
-    if not turn.weights:
-        return uniform(len(judges))
-    raw: Floats = np.array([turn.weights[name] for name in judges])
-    normalized: Floats = raw / raw.sum()
-    return normalized
+    return normalized(np.array([step.weights.get(name, 1.0) for name in judges]))
 
 
-def _table(turn: SegmentStep, judges: list[str]) -> ScoreTable:
-    scores = [turn.scores[name] for name in judges]
-    sizes = [max(1, len(candidate.text.encode())) for candidate in turn.candidates]
-    return ScoreTable(
-        tuple(judges),
-        np.array([entry.log_likelihoods for entry in scores]).T,
-        np.array([entry.num_tokens for entry in scores], dtype=np.float64).T,
-        np.array(sizes, dtype=np.float64),
-        _learnt(judges, turn),
-        np.array([[name in c.drafters for name in judges] for c in turn.candidates]),
-        tuple(turn.tallies[name] for name in judges) if turn.tallies else (),
+def _table(step: SegmentStep, judges: list[str]) -> ScoreTable:
+    table = score_table(step.candidates, {name: step.scores[name] for name in judges})
+    return replace(
+        table,
+        weights=_learnt(judges, step),
+        tallies=tuple(step.tallies[name] for name in judges) if step.tallies else (),
     )
 
 
-def _column(
-    turn: SegmentStep, values: list[Value], judges: list[str], absent: Value
-) -> tuple[Value, ...]:
-    by_name = dict(zip(judges, values, strict=True))
-    return tuple(by_name.get(name, absent) for name in turn.sources)
+def score_table(candidates: Sequence[Candidate], scores: Mapping[str, SegmentScores]) -> ScoreTable:
+    """The (candidates, sources) table that a reranker is given, with equal weights."""
+    sizes = [max(1, len(candidate.text.encode())) for candidate in candidates]
+    return ScoreTable(
+        tuple(scores),
+        np.array([each.log_likelihoods for each in scores.values()], dtype=np.float64).T,
+        np.array([each.num_tokens for each in scores.values()], dtype=np.float64).T,
+        np.array(sizes, dtype=np.float64),
+        uniform(len(scores)),
+        np.array([[name in each.drafters for name in scores] for each in candidates]),
+    )

@@ -2,46 +2,38 @@
 
 States are immutable and a step is a pure function of a state, so a response can be
 branched, resumed or decoded beside others without changing what it says.
-
-The turn of one step: sources draft, perhaps the lead alone, and score what they do not agree on.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar, final
 
-from coolfusion.backends.source import (
-    Source,
-    check_byte_faithful,
-    check_names,
-    encoded_prompts,
-)
-from coolfusion.decoding.answer_cache import AnswerCache
-from coolfusion.decoding.decoder import Decoder, on_several_devices
-from coolfusion.decoding.request import Request, sampling_of
-from coolfusion.decoding.scheduler import Scheduler, Talk, hold, together
-from coolfusion.decoding.segments import contest
+from coolfusion.backends.source import Source, check_byte_faithful, encoded_prompts
+from coolfusion.decoding.commit import interrupted
+from coolfusion.decoding.decoder import Decoder
+from coolfusion.decoding.request import Request
+from coolfusion.decoding.scheduler import gather
 from coolfusion.decoding.segments.commit import commit
-from coolfusion.decoding.segments.contest import SegmentStep
-from coolfusion.decoding.segments.drafting import DraftRequest, PartialDraft, draft
+from coolfusion.decoding.segments.contest import SegmentStep, leads, merge, rerank
+from coolfusion.decoding.segments.drafting import Cut, Draft, PartialDraft, draft
 from coolfusion.decoding.segments.gates import LeadDraft
 from coolfusion.decoding.segments.recipe import Recipe
-from coolfusion.decoding.segments.scoring import ByteScorer, Scorer, ScoreRequest, score
+from coolfusion.decoding.segments.scoring import ByteScorer, Scorer, Segment, score
 from coolfusion.decoding.segments.speculation import Speculation, Speculator
 from coolfusion.decoding.segments.state import State
-from coolfusion.decoding.source_weights import on_simplex, read_prompt
+from coolfusion.decoding.source_view import SourceView
+from coolfusion.decoding.source_weights import on_simplex, weigh_by_prompt
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenization.alignment import ratified_cuts
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.tokenization.prompts import Prompt
-from coolfusion.types import Generation, Step, StopReason
+from coolfusion.types import Step
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
+CONTEXT = 256  # characters of recent text that drafting may look back on
 DEFAULT_SPECULATION = Speculation()
 
 
@@ -49,8 +41,8 @@ DEFAULT_SPECULATION = Speculation()
 class SegmentDecoder(Decoder[State]):
     """Fuses ``sources`` by ``recipe``.
 
-    What it keeps of responses, here and in its sources, only saves time: ``speculation``
-    (None: none) changes what they cost and nothing else.
+    ``speculation`` (None: none) lets sources guess ahead for one another. It changes what a
+    response costs and nothing else.
     """
 
     def __init__(
@@ -60,21 +52,19 @@ class SegmentDecoder(Decoder[State]):
         *,
         speculation: Speculation | None = DEFAULT_SPECULATION,
     ) -> None:
-        check_names([source.name for source in sources])
-        self.sources = tuple(sources)
+        super().__init__(sources)
         self.recipe = recipe or Recipe()
+        self._index = {source.name: k for k, source in enumerate(self.sources)}
+        self._scorers: list[Scorer] = [score] * len(self.sources)
         if self.recipe.scores == "bytes":
             check_byte_faithful(sources, "scored by bytes")
-        self._sequence_ids = itertools.count()
-        self._caches = [AnswerCache(source.backend) for source in self.sources]
-        self._concurrent = on_several_devices(self.sources)
-        speculator = None
+            self._scorers = [ByteScorer(source) for source in self.sources]
+        self._speculator = None
         if speculation is not None:
-            speculator = Speculator(self.sources, self._caches, self.recipe, speculation)
-        self.turns = Turns(self.sources, self.recipe, speculator)
+            self._speculator = Speculator(self.sources, self._caches, self.recipe, speculation)
 
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
-        """A state with nothing said yet.
+        """A state with no text yet.
 
         Raises ``PromptError`` for a prompt that some source cannot take, and ``UsageError`` for
         a greedy request where sources are to draft several times.
@@ -85,219 +75,173 @@ class SegmentDecoder(Decoder[State]):
                 f"{self.recipe.num_samples} drafts of one source at temperature 0 would all be the "
                 "same. Set a temperature."
             )
-        prompts = encoded_prompts(self.sources, prompt)
-        nothing = tuple(Canonical() for _ in self.sources)
-        everyone = tuple(range(len(self.sources)))
-        return State(request, prompt, prompts, nothing, everyone, next(self._sequence_ids))
-
-    def scheduler(self) -> Scheduler[int, tuple[State, Step]]:
-        """Scheduler in which what is known of a text already is not asked again."""
-        return Scheduler(self._caches, concurrent=self._concurrent)
-
-    def hold(self, talk: Talk[Result]) -> Result:
-        """Hold a conversation with the sources to its end."""
-        return hold(talk, self._caches)
-
-    def stepping(self, state: State, num_texts: int = 1) -> Talk[tuple[State, Step]]:
-        """One step as a conversation with the sources; ``num_texts`` share their passes."""
-        state, turn = yield from self.turns.take(state, num_texts)
-        return self.commit(state, turn)
-
-    def commit(self, state: State, turn: SegmentStep) -> tuple[State, Step]:
-        """The state after the turn's winner, and the step that led to it."""
-        return commit(self.sources, self.recipe, state, turn)
-
-    def branch(self, state: State) -> State:
-        """The same response, with a place of its own in whatever is remembered of responses."""
-        return (
-            state
-            if state.sequence_id is None
-            else replace(state, sequence_id=next(self._sequence_ids))
+        return State(
+            request=request,
+            prompt=prompt,
+            prompts=encoded_prompts(self.sources, prompt),
+            active=tuple(range(len(self.sources))),
+            sequence_id=next(self._sequence_ids),
+            encoded=tuple(Canonical() for _ in self.sources),
         )
 
+    async def step_async(self, state: State, num_texts: int = 1) -> tuple[State, Step]:
+        """One step of the fusion loop; ``num_texts`` responses share forward passes."""
+        state, step = await self.draft(state, num_texts)
+        merge(step, self.recipe)
+        await self.score(state, step)
+        rerank(step, self.recipe)
+        return self.commit(state, step)
 
-CONTEXT = 256  # characters of recent text that drafting may look back on
-
-
-@final
-class Turns:
-    """Holds turns with ``sources`` by ``recipe``; the ``speculator`` lets them guess ahead."""
-
-    def __init__(
-        self, sources: Sequence[Source], recipe: Recipe, speculator: Speculator | None
-    ) -> None:
-        self._sources = sources
-        self._recipe = recipe
-        self._speculator = speculator
-        self._number = {source.name: k for k, source in enumerate(sources)}
-        self._scorers: list[Scorer] = [score] * len(sources)
-        if recipe.scores == "bytes":
-            self._scorers = [ByteScorer(source) for source in sources]
-
-    def take(self, state: State, num_texts: int = 1) -> Talk[tuple[State, SegmentStep]]:
-        """A step up to its winner, which is not committed yet.
+    async def draft(self, state: State, num_texts: int = 1) -> tuple[State, SegmentStep]:
+        """Let the active sources draft, or the lead alone where a gate or a budget says so.
 
         The state comes back with the prior weights, where these are first needed.
         """
-        turn = SegmentStep(tuple(self._sources[k].name for k in state.active))
-        if self._recipe.prior is not None and not state.log_weights and len(state.active) > 1:
-            state = yield from self._weigh(state, turn)
+        step = SegmentStep(tuple(self.sources[k].name for k in state.active))
+        state = await self._weigh(state, step)
         if state.log_weights:
-            weights = on_simplex(state.log_weights)
-            turn.weights = {s.name: float(w) for s, w in zip(self._sources, weights, strict=True)}
+            step.weights = self._by_name(on_simplex(state.log_weights).tolist())
         if state.tallies:
-            turn.tallies = {s.name: t for s, t in zip(self._sources, state.tallies, strict=True)}
-        is_alone = yield from self._lead_alone(state, turn, num_texts)
-        if not is_alone:
-            yield from self._guess(state, turn, num_texts)
-            yield from self._draft(state, turn, turn.sources, self._recipe.num_samples)
-            contest.merge(turn, self._recipe)
-            if turn.is_contest:
-                yield from self.judge(state, turn)
-        contest.decide(turn, self._recipe)
-        return state, turn
+            step.tallies = self._by_name(state.tallies)
+        step.is_uncontested = await self._lead_alone(state, step, num_texts)
+        if not step.is_uncontested:
+            await self._guess(state, step, num_texts)
+            await self._draft(state, step, step.sources, self.recipe.num_samples)
+        return state, step
 
-    def judge(self, state: State, turn: SegmentStep) -> Talk[None]:
-        """Let every source that is left score the candidates."""
-        names = [n for n in turn.sources if n in turn.drafts and n not in turn.dropped]
-        judges = [self._number[name] for name in names]
-        scored = yield from together(
-            [
-                self._scorers[k](k, self._sources[k], self._score_request(state, turn, k))
-                for k in judges
-            ]
-        )
-        for k, scores in zip(judges, scored, strict=True):
+    async def score(self, state: State, step: SegmentStep) -> None:
+        """Let every source with a draft score the candidates, if there is a contest."""
+        if step.is_contest:
+            await self.score_always(state, step)
+
+    async def score_always(self, state: State, step: SegmentStep) -> None:
+        """Let every source with a draft score the candidates, even a single one."""
+        views = [
+            self._view(state, name)
+            for name in step.sources
+            if name in step.drafts and name not in step.dropped
+        ]
+        segments = [Segment(each.text, each.ends) for each in step.candidates]
+        scored = await gather([self._scorers[view.index](view, segments) for view in views])
+        for view, scores in zip(views, scored, strict=True):
             if isinstance(scores, SourceError):
-                self._drop(state, turn, self._sources[k], scores)
+                self._drop(state, step, view.name, scores)
             else:
-                turn.scores[self._sources[k].name] = scores
+                step.scores[view.name] = scores
 
-    def _weigh(self, state: State, turn: SegmentStep) -> Talk[State]:
-        """Weigh the sources by how well they predict the prompt."""
-        prior = self._recipe.prior
-        if prior is None:
+    def commit(self, state: State, step: SegmentStep) -> tuple[State, Step]:
+        """The state after the step's winner, and the record of the step."""
+        return commit(self.sources, self.recipe, state, step)
+
+    async def _weigh(self, state: State, step: SegmentStep) -> State:
+        """Weigh the sources by how well they predict the prompt, once per response."""
+        prior = self.recipe.prior
+        if prior is None or state.log_weights or len(state.active) < 2:
             return state
-        readings = yield from together(
-            [
-                read_prompt(
-                    k,
-                    self._sources[k],
-                    state.prompts[k],
-                    sampling_of(state.request, self._sources[k].name),
-                    state.sequence_id,
-                )
-                for k in state.active
-            ]
-        )
-        bits = [math.nan] * len(self._sources)
-        for k, reading in zip(state.active, readings, strict=True):
+        views = [self._view(state, name) for name in step.sources]
+        log_weights, readings = await weigh_by_prompt(prior, views, len(self.sources))
+        for index, reading in readings.items():
+            name = self.sources[index].name
             if isinstance(reading, SourceError):
-                self._drop(state, turn, self._sources[k], reading)
+                self._drop(state, step, name, reading)
             else:
-                bits[k] = reading.bits_per_byte
-                turn.spend(self._sources[k].name, reading.usage)
-        return replace(state, log_weights=prior.log_weights(bits))
+                step.spend(name, reading.usage)
+        return replace(state, log_weights=log_weights)
 
-    def _lead_alone(self, state: State, turn: SegmentStep, num_texts: int) -> Talk[bool]:
+    async def _lead_alone(self, state: State, step: SegmentStep, num_texts: int) -> bool:
         """Let the lead source draft first, if a gate or a spent budget may let it stand alone.
 
-        Where it does, nobody else drafts. With the budget spent, a lead that has nothing to
+        Where it does, no other source drafts. With the budget spent, a lead that has nothing to
         offer is followed by the next.
         """
-        budget, gate = self._recipe.budget, self._recipe.gate
+        budget, gate = self.recipe.budget, self.recipe.gate
         is_spent = budget is not None and budget.is_spent(state.num_contests, state.num_scored)
-        leads = contest.leads(turn, self._recipe)
-        if len(leads) < 2 or (gate is None and not is_spent):
+        in_order = leads(step, self.recipe)
+        if len(in_order) < 2 or (gate is None and not is_spent):
             return False
-        for name in leads if is_spent else leads[:1]:
-            k = self._number[name]
+        for name in in_order if is_spent else in_order[:1]:
             if is_spent:
-                yield from self._guess(replace(state, active=(k,)), turn, num_texts)
-            yield from self._draft(state, turn, [name], 1)
-            contest.merge(turn, self._recipe)
-            if turn.candidates:
+                await self._guess(replace(state, active=(self._index[name],)), step, num_texts)
+            await self._draft(state, step, [name], 1)
+            merge(step, self.recipe)
+            if step.candidates:
                 break
-        if is_spent or gate is None or not turn.candidates:
+        if is_spent or gate is None or not step.candidates:
             return is_spent
-        (scores,) = yield from together(
-            [score(k, self._sources[k], self._score_request(state, turn, k))]
-        )
-        if isinstance(scores, SourceError):
-            self._drop(state, turn, self._sources[k], scores)
-            return False
-        # What it thinks of its own draft is known from drafting, and is no contest.
-        turn.spend(name, replace(scores.usage, num_scored=0))
-        (log_likelihood,), (num_tokens,) = scores.log_likelihoods, scores.num_tokens
-        offered = turn.candidates[0]
-        return gate(LeadDraft(offered.text, offered.ends, log_likelihood, num_tokens))
+        offered = Segment(step.candidates[0].text, step.candidates[0].ends)
+        lead = await self._own_score(state, step, name, offered)
+        return lead is not None and gate(lead)
 
-    def _guess(self, state: State, turn: SegmentStep, num_texts: int) -> Talk[None]:
+    async def _own_score(
+        self, state: State, step: SegmentStep, name: str, segment: Segment
+    ) -> LeadDraft | None:
+        """What a source thinks of its own draft; None if it fails.
+
+        It is known from drafting, and counts as no contest.
+        """
+        (scores,) = await gather([score(self._view(state, name), [segment])])
+        if isinstance(scores, SourceError):
+            self._drop(state, step, name, scores)
+            return None
+        step.spend(name, replace(scores.usage, num_scored=0))
+        (log_likelihood,), (num_tokens,) = scores.log_likelihoods, scores.num_tokens
+        return LeadDraft(segment.text, segment.ends, log_likelihood, num_tokens)
+
+    async def _guess(self, state: State, step: SegmentStep, num_texts: int) -> None:
         """Let the state's active sources guess ahead for one another."""
         if self._speculator is not None and state.sequence_id is not None:
-            spent = yield from self._speculator.prepare(state, num_texts)
+            spent = await self._speculator.prepare(state, num_texts)
             for name, usage in spent.items():
-                turn.spend(name, usage)
+                step.spend(name, usage)
 
-    def _draft(
-        self, state: State, turn: SegmentStep, names: Sequence[str], num_samples: int
-    ) -> Talk[None]:
+    async def _draft(
+        self, state: State, step: SegmentStep, names: Sequence[str], num_samples: int
+    ) -> None:
         """Let the sources named draft until each has ``num_samples`` drafts."""
+        cut = self._cut_after(state.text[-CONTEXT:])
         wanted = [
             (name, sample)
             for name in names
-            if name not in turn.dropped
-            for sample in range(name in turn.drafts, num_samples)
+            if name not in step.dropped
+            for sample in range(name in step.drafts, num_samples)
         ]
-        drafts = yield from together(
-            [
-                draft(
-                    self._number[name],
-                    self._sources[self._number[name]],
-                    self._draft_request(state, self._number[name], sample),
-                    self._cut,
-                )
-                for name, sample in wanted
-            ]
-        )
+        drafts = await gather([self._one_draft(state, *each, cut) for each in wanted])
         for (name, sample), drafted in zip(wanted, drafts, strict=True):
             if isinstance(drafted, SourceError):
-                self._drop(state, turn, self._sources[self._number[name]], drafted)
+                self._drop(state, step, name, drafted)
             elif sample == 0:
-                turn.drafts[name] = drafted
+                step.drafts[name] = drafted
             else:
-                turn.samples[name] = (*turn.samples.get(name, ()), drafted)
+                step.samples[name] = (*step.samples.get(name, ()), drafted)
 
-    def _cut(self, partial: PartialDraft) -> int | None:
-        """The first position where the text drafted so far may be handed over."""
-        tokenizers = [source.tokenizer for source in self._sources]
-        context = partial.request.context
-        return next(ratified_cuts(partial.text, self._recipe.boundary, tokenizers, context), None)
-
-    def _draft_request(self, state: State, k: int, sample: int) -> DraftRequest:
-        request = state.request
-        return DraftRequest(
-            prefix=state.prompts[k] + state.encoded[k].ids,
-            context=state.text[-CONTEXT:],
-            sampling=sampling_of(request, self._sources[k].name, sample),
-            max_tokens=request.max_segment_tokens or self._recipe.boundary.max_tokens,
-            room=request.max_new_tokens - len(state.encoded[k].ids),
-            sequence_id=state.sequence_id,
+    async def _one_draft(self, state: State, name: str, sample: int, cut: Cut) -> Draft:
+        request, view = state.request, self._view(state, name, sample)
+        return await draft(
+            view,
+            cut,
+            room=request.max_new_tokens - len(view.encoded.ids),
+            max_tokens=request.max_segment_tokens or self.recipe.boundary.max_tokens,
         )
 
-    def _score_request(self, state: State, turn: SegmentStep, k: int) -> ScoreRequest:
-        return ScoreRequest(
-            state.prompts[k],
-            state.encoded[k],
-            tuple(candidate.text for candidate in turn.candidates),
-            tuple(candidate.ends for candidate in turn.candidates),
-            sampling_of(state.request, self._sources[k].name),
-            state.sequence_id,
-        )
+    def _cut_after(self, context: str) -> Cut:
+        """Finds the first position where a draft after ``context`` may be handed over."""
+        tokenizers = [source.tokenizer for source in self.sources]
 
-    def _drop(self, state: State, turn: SegmentStep, source: Source, error: SourceError) -> None:
+        def cut(partial: PartialDraft) -> int | None:
+            cuts = ratified_cuts(partial.text, self.recipe.boundary, tokenizers, context)
+            return next(cuts, None)
+
+        return cut
+
+    def _view(self, state: State, name: str, sample: int = 0) -> SourceView:
+        index = self._index[name]
+        return state.view(index, self.sources[index], sample)
+
+    def _by_name(self, values: Sequence[Value]) -> Mapping[str, Value]:
+        return dict(zip(self._index, values, strict=True))
+
+    def _drop(self, state: State, step: SegmentStep, name: str, error: SourceError) -> None:
+        """Go on without a source that failed, or raise its error where that is asked for."""
         if state.request.on_source_error == "raise":
-            names = tuple(each.name for each in self._sources)
-            error.generation = Generation(state.text, StopReason.INTERRUPTED, None, names, ())
-            raise error
-        turn.dropped[source.name] = error
+            raise interrupted(state, tuple(self._index), error)
+        step.dropped[name] = error

@@ -8,36 +8,17 @@ from dataclasses import dataclass, field, replace
 
 import regex
 
-from coolfusion.backends.base import Query, Scores
-from coolfusion.backends.sampling import Sampling
-from coolfusion.backends.source import Source
-from coolfusion.decoding.scheduler import ModelRequest, Talk, ask
-from coolfusion.errors import ContextLengthError
+from coolfusion.backends.base import Scores
+from coolfusion.decoding.scheduler import ask
+from coolfusion.decoding.source_view import SourceView
 from coolfusion.types import Usage
 
 IncrementalDecoder = codecs.getincrementaldecoder("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
-class DraftRequest:
-    """What a source is to continue.
-
-    ``prefix`` holds its ids, ``context`` the recent text before the draft; ``max_tokens`` is
-    the segment cap and ``room`` how many tokens the response may still take (both count this
-    source's tokens). ``sequence_id`` names the response.
-    """
-
-    prefix: tuple[int, ...]
-    context: str
-    sampling: Sampling
-    max_tokens: int | None
-    room: int
-    sequence_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Draft:
-    """What came of it: a segment, or the reason why there is none.
+    """What a source offers: a segment, or the reason why it offers none.
 
     ``ends`` says the source would stop after ``text``, which may then be empty. ``log_end``
     is its log-probability (nats) of ending before any of it.
@@ -52,71 +33,64 @@ class Draft:
 
 @dataclass(slots=True)
 class PartialDraft:
-    """A draft being written: the tokens so far and their complete characters."""
+    """A draft being written: the tokens after ``prefix`` so far, and their complete characters.
 
-    request: DraftRequest
+    ``room`` is how many tokens the response may still take and ``max_tokens`` how many the
+    segment may (None: no cap); both count this source's tokens.
+    """
+
+    view: SourceView
+    prefix: tuple[int, ...]
+    room: int
+    max_tokens: int | None = None
     ids: list[int] = field(default_factory=list)
     text: str = ""
     decoder: codecs.IncrementalDecoder = field(default_factory=IncrementalDecoder)
     usage: Usage = field(default_factory=Usage)
     log_end: float = 0.0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the context window has no room for another token."""
+        return self.view.is_full(len(self.prefix) + len(self.ids))
+
 
 # Where a draft may be cut, once its text has grown: a position, or None to go on.
 Cut = Callable[[PartialDraft], int | None]
 
 
-def draft(k: int, source: Source, request: DraftRequest, cut: Cut) -> Talk[Draft]:
-    """One draft by ``source``, which is number ``k``.
+async def draft(view: SourceView, cut: Cut, *, room: int, max_tokens: int | None = None) -> Draft:
+    """One draft by the source of ``view``, handed over where ``cut`` says.
 
-    Raises ``ContextLengthError`` when the prefix leaves no room for even one token.
+    ``room`` and ``max_tokens`` are those of ``PartialDraft``. Raises ``ContextLengthError`` when
+    the prefix leaves no room for even one token.
     """
-    partial = PartialDraft(request)
-    if _is_full(source, partial):
-        raise ContextLengthError(
-            f"The context window of {source.backend.context_length} tokens is full after "
-            f"{len(request.prefix)} tokens of prompt and response."
-        )
-    watch = tuple(sorted(source.tokenizer.end_ids))
+    partial = PartialDraft(view, view.prefix, room, max_tokens)
+    view.check_room(len(partial.prefix))
     while True:
-        (scores,) = yield from ask([ModelRequest(k, _query(partial, watch), is_draft=True)])
-        done = _write(source, partial, scores, cut)
+        (scores,) = await ask([view.draft_request(partial.prefix + tuple(partial.ids))])
+        done = _write(partial, scores, cut)
         if done is not None:
             return done
 
 
-def _is_full(source: Source, partial: PartialDraft) -> bool:
-    limit = source.backend.context_length
-    return limit is not None and len(partial.request.prefix) + len(partial.ids) >= limit
-
-
-def _query(partial: PartialDraft, watch: tuple[int, ...]) -> Query:
-    request = partial.request
-    return Query(
-        request.prefix + tuple(partial.ids),
-        (),
-        watch,
-        sampling=request.sampling,
-        sequence_id=request.sequence_id,
-    )
-
-
-def _write(source: Source, partial: PartialDraft, scores: Scores, cut: Cut) -> Draft | None:
+def _write(partial: PartialDraft, scores: Scores, cut: Cut) -> Draft | None:
     """Add the drafted tokens until one closes the draft; None while it should go on."""
     if not partial.ids:
         partial.log_end = scores.watched[0]
     done, num_drafted = None, 0
     while done is None and num_drafted < len(scores.picks):
-        done = _write_token(source, partial, scores.picks[num_drafted], cut)
+        done = _write_token(partial, scores.picks[num_drafted], cut)
         num_drafted += 1
     partial.usage += Usage(num_drafted, 0, scores.num_forwarded, scores.num_passes)
     return None if done is None else replace(done, usage=partial.usage)
 
 
-def _write_token(source: Source, partial: PartialDraft, token: int, cut: Cut) -> Draft | None:
-    if token in source.tokenizer.end_ids:
+def _write_token(partial: PartialDraft, token: int, cut: Cut) -> Draft | None:
+    tokenizer = partial.view.source.tokenizer
+    if token in tokenizer.end_ids:
         return _finish(partial, partial.text, ends=True)
-    piece = source.tokenizer.piece(token)
+    piece = tokenizer.piece(token)
     if piece is None:
         return _finish(partial, partial.text, reason=f"it drew the control token {token}")
     partial.ids.append(token)
@@ -129,11 +103,11 @@ def _write_token(source: Source, partial: PartialDraft, token: int, cut: Cut) ->
         position = cut(partial)
         if position is not None:
             return _finish(partial, partial.text[:position])
-    if len(partial.ids) >= partial.request.room or _is_full(source, partial):
+    if len(partial.ids) >= partial.room or partial.is_full:
         return _finish(
             partial, partial.text, reason="no complete character fits into what room is left"
         )
-    if partial.request.max_tokens is not None and len(partial.ids) >= partial.request.max_tokens:
+    if partial.max_tokens is not None and len(partial.ids) >= partial.max_tokens:
         return _finish(
             partial,
             _forced(partial.text),

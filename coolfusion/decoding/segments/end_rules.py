@@ -8,12 +8,12 @@ probability source ``k`` gives to ending here and weights ``w[k]`` that sum to 1
     token_contest sum_k w[k] log e[k]  >  max_c sum_k w[k] log f[c, k]
 
 where ``f[c, k]`` is the probability of the first token of continuing candidate ``c``. Under
-the paper's rule there is no question: an end competes as one more token (``compete``).
+the paper's rule, ``compete``, there is no question: an end competes as one more token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,14 +50,10 @@ def token_contest(question: EndQuestion) -> bool:
     return bool(question.weights @ question.log_end > (question.log_first @ question.weights).max())
 
 
-def compete(_: EndQuestion) -> bool:
-    """Marks the paper's rule: ends are candidates and this question is never asked."""
-    raise AssertionError("ends compete as candidates; nothing asks this question")
-
-
-END_RULES: dict[str, EndRule] = {
+# None is the rule of the paper: ends compete as candidates, and no question is asked.
+END_RULES: Mapping[str, EndRule | None] = {
     "joint_odds": joint_odds,
     "majority_mass": majority_mass,
     "token_contest": token_contest,
-    "compete": compete,
+    "compete": None,
 }

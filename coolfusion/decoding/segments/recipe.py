@@ -10,7 +10,6 @@ from coolfusion.decoding.request import check_setting
 from coolfusion.decoding.segments.end_rules import (
     END_RULES,
     EndRule,
-    compete,
     joint_odds,
 )
 from coolfusion.decoding.segments.gates import (
@@ -50,7 +49,7 @@ class Recipe:
 
     boundary: Boundary = words
     reranker: Reranker = mean_nll
-    end_rule: EndRule = joint_odds
+    end_rule: EndRule | None = joint_odds
     weights: Mapping[str, float] = field(default_factory=dict)
     gate: Gate | None = None
     budget: Budget | None = None
@@ -68,12 +67,12 @@ class Recipe:
     @property
     def ends_compete(self) -> bool:
         """Whether a draft that ends is a candidate like any other (the paper's rule)."""
-        return self.end_rule is compete
+        return self.end_rule is None
 
 
 PRESETS: Mapping[str, Recipe] = {
     "default": Recipe(),
-    "paper": Recipe(words, mean_perplexity, compete),
+    "paper": Recipe(words, mean_perplexity, None),
 }
 
 

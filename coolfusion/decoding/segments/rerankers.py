@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coolfusion.decoding.notation import Term, number_of, parse
+from coolfusion.decoding.source_weights import normalized
 from coolfusion.errors import UsageError
 from coolfusion.types import Bools, Floats
 
@@ -64,13 +65,12 @@ class ScoreTable:
 
     def judged_by(self, heard: Bools) -> ScoreTable:
         """The table of those sources alone that are ``heard``: (sources,), at least one of them."""
-        weights = self.weights[heard]
         return ScoreTable(
             tuple(name for name, keep in zip(self.sources, heard, strict=True) if keep),
             self.log_likelihoods[:, heard],
             self.num_tokens[:, heard],
             self.num_bytes,
-            weights / weights.sum(),
+            normalized(self.weights[heard]),
             None if self.drafted is None else self.drafted[:, heard],
             tuple(tally for tally, keep in zip(self.tallies, heard, strict=False) if keep),
         )
@@ -148,7 +148,7 @@ def weighted(reranker: Reranker, weights: Mapping[str, float]) -> Reranker:
             )
         raw = np.array([weights[name] for name in table.sources], dtype=np.float64)
         raw *= table.weights / table.weights.max()
-        return reranker(replace(table, weights=raw / raw.sum()))
+        return reranker(replace(table, weights=normalized(raw)))
 
     return costs
 

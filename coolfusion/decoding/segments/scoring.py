@@ -1,14 +1,13 @@
-"""Scoring: what each source thinks of each candidate segment.
+"""Scoring: the log-likelihood of each candidate segment under each source.
 
-The log-likelihood of a segment is that of the canonical encoding of the response with it,
-less that of the response without it. The two encodings share all but their last tokens, so
-only those are ever computed; sums over the steps telescope to the likelihood of the whole.
+By tokens, the log-likelihood of a segment is that of the canonical encoding of the response
+with it, less that of the response without it. The two encodings share all but their last
+tokens, so only those are ever computed. Sums over the steps telescope to the likelihood of the
+whole response.
 
-Scoring by bytes: what a source thinks of a segment's text, however it would cut it into tokens.
-
-The likelihood of a segment's canonical tokens depends on the tokenizer beyond the text: a source
-with a token for every word says with `` cat`` that no ``egory`` follows, a source with shorter
-tokens does not. Scored by bytes, a segment ``y`` after the response ``s`` gets from every source
+That likelihood depends on the tokenizer beyond the text. A source with one token for `` cat``
+also says that no ``egory`` follows; a source with shorter tokens does not. By bytes, a segment
+``y`` after the response ``s`` gets from every source, however it would cut it into tokens,
 
     L = log sum_b F(s y b) - log F(s)
 
@@ -19,23 +18,19 @@ ends the response gets the end alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from coolfusion.backends.base import Query, Scores
-from coolfusion.backends.sampling import Sampling, log_total
+from coolfusion.backends.base import Distributions, Scores
+from coolfusion.backends.sampling import log_total
 from coolfusion.backends.source import Source
-from coolfusion.decoding.scheduler import (
-    DistributionRequest,
-    ModelRequest,
-    Talk,
-    ask,
-    ask_distributions,
-)
-from coolfusion.errors import ContextLengthError
+from coolfusion.decoding.answer_cache import AnswerCache
+from coolfusion.decoding.scheduler import ModelRequest, Task, ask, ask_distributions, gather, run
+from coolfusion.decoding.source_view import SourceView
+from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.tokenization.boundaries import is_unspaced
 from coolfusion.tokenization.canonical import Canonical, common_length, extend
 from coolfusion.tokenization.covers import END, Cover, Covering
@@ -43,15 +38,11 @@ from coolfusion.types import Usage
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRequest:
-    """Segments to be scored after ``prompt`` and the response so far; ``sequence_id`` names the response."""
+class Segment:
+    """Text to be scored as the next of a response, which ``ends`` after it or goes on."""
 
-    prompt: tuple[int, ...]
-    response: Canonical
-    segments: tuple[str, ...]
-    ends: tuple[bool, ...]
-    sampling: Sampling
-    sequence_id: int | None = None
+    text: str
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +55,28 @@ class SegmentScores:
     usage: Usage
 
 
-Scorer = Callable[[int, Source, ScoreRequest], Talk[SegmentScores]]
+Scorer: TypeAlias = Callable[[SourceView, Sequence[Segment]], Task[SegmentScores]]
 
 
-def score(k: int, source: Source, request: ScoreRequest) -> Talk[SegmentScores]:
-    """Score segments by ``source``, which is number ``k``.
+async def score(view: SourceView, segments: Sequence[Segment]) -> SegmentScores:
+    """Score segments by their canonical tokens, in one call to the source of ``view``.
 
-    A segment that ``ends`` counts its end as one more token. Raises ``ContextLengthError`` if
-    a segment does not fit into the context window.
+    A segment that ends counts its end as one more token. Raises ``ContextLengthError`` if a
+    segment does not fit into the context window.
     """
-    queries: list[Query] = []
-    plan = _plan(source, request, queries)
-    answers = yield from ask([ModelRequest(k, query) for query in queries])
-    return _collect(request, plan, answers)
+    requests: list[ModelRequest] = []
+    plan = _plan(view, segments, requests)
+    return _collect(segments, plan, await ask(requests))
+
+
+def score_requests(
+    requests: Iterable[tuple[SourceView, Sequence[Segment]]], cache: AnswerCache
+) -> list[SegmentScores | SourceError]:
+    """Scores by one source after several responses, in shared calls; one that fails, fails alone.
+
+    All views are of the source behind ``cache``, as number 0.
+    """
+    return run(gather([score(view, segments) for view, segments in requests]), [cache])
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,61 +87,60 @@ class _Part:
     replaced: int | None
 
 
-def _plan(source: Source, request: ScoreRequest, queries: list[Query]) -> list[_Part]:
-    parts = []
+def _plan(
+    view: SourceView, segments: Sequence[Segment], requests: list[ModelRequest]
+) -> list[_Part]:
+    response, parts = view.encoded, []
     replaced_at: dict[int, int] = {}
-    for segment in request.segments:
-        longer = extend(request.response, segment, source.tokenizer)
-        shared = common_length(request.response, longer)
-        _check_fits(source, request, longer)
-        if shared < len(request.response.ids) and shared not in replaced_at:
-            replaced_at[shared] = len(queries)
-            queries.append(_query(source, request, request.response.ids, shared))
-        parts.append(_Part(len(queries), replaced_at.get(shared)))
-        queries.append(_query(source, request, longer.ids, shared))
+    for segment in segments:
+        longer = extend(response, segment.text, view.source.tokenizer)
+        shared = common_length(response, longer)
+        _check_fits(view, longer)
+        if shared < len(response.ids) and shared not in replaced_at:
+            replaced_at[shared] = len(requests)
+            requests.append(_request(view, response.ids, shared))
+        parts.append(_Part(len(requests), replaced_at.get(shared)))
+        requests.append(_request(view, longer.ids, shared))
     return parts
 
 
-def _query(source: Source, request: ScoreRequest, ids: tuple[int, ...], shared: int) -> Query:
-    return Query(
-        request.prompt + ids[:shared],
-        ids[shared:],
-        watch=tuple(sorted(source.tokenizer.end_ids)),
-        sampling=request.sampling,
-        sequence_id=request.sequence_id,
-    )
+def _request(view: SourceView, ids: tuple[int, ...], shared: int) -> ModelRequest:
+    return view.request(view.prompt_ids + ids[:shared], ids[shared:])
 
 
-def _check_fits(source: Source, request: ScoreRequest, longer: Canonical) -> None:
-    limit = source.backend.context_length
-    needed = len(request.prompt) + len(longer.ids)
+def _check_fits(view: SourceView, longer: Canonical) -> None:
+    limit = view.source.backend.context_length
+    needed = len(view.prompt_ids) + len(longer.ids)
     if limit is not None and needed > limit:
         raise ContextLengthError(
             f"Scoring a candidate needs {needed} tokens, but the context window holds {limit}."
         )
 
 
-def _collect(request: ScoreRequest, plan: list[_Part], answers: list[Scores]) -> SegmentScores:
+def _collect(
+    segments: Sequence[Segment], plan: list[_Part], answers: list[Scores]
+) -> SegmentScores:
     log_likelihoods, num_tokens, log_first = [], [], []
-    for part, ends in zip(plan, request.ends, strict=True):
+    for part, segment in zip(plan, segments, strict=True):
         added = answers[part.added]
         log_likelihood = sum(added.log_probs)
         if part.replaced is not None:
             log_likelihood -= sum(answers[part.replaced].log_probs)
-        if ends:
+        if segment.ends:
             log_likelihood += added.watched[-1]
         log_likelihoods.append(log_likelihood)
-        num_tokens.append(max(1, len(added.log_probs) + ends))
+        num_tokens.append(max(1, len(added.log_probs) + segment.ends))
         log_first.append(added.log_probs[0] if added.log_probs else 0.0)
     return SegmentScores(
-        tuple(log_likelihoods),
-        tuple(num_tokens),
-        tuple(log_first),
-        Usage(
-            num_scored=sum(num_tokens),
-            num_forwarded=sum(answer.num_forwarded for answer in answers),
-            num_passes=max(answer.num_passes for answer in answers),
-        ),
+        tuple(log_likelihoods), tuple(num_tokens), tuple(log_first), _spent(num_tokens, answers)
+    )
+
+
+def _spent(num_tokens: list[int], answers: Sequence[Scores | Distributions]) -> Usage:
+    return Usage(
+        num_scored=sum(num_tokens),
+        num_forwarded=sum(answer.num_forwarded for answer in answers),
+        num_passes=max(answer.num_passes for answer in answers),
     )
 
 
@@ -153,43 +152,34 @@ class ByteScorer:
     """Scores segments by one source through the covers of their texts."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
         self._covering = Covering(source.tokenizer, source.backend.vocab_size)
 
-    def __call__(self, k: int, source: Source, request: ScoreRequest) -> Talk[SegmentScores]:
-        """Score segments by the source, which is number ``k``, in one pass over all their covers.
+    async def __call__(self, view: SourceView, segments: Sequence[Segment]) -> SegmentScores:
+        """Score segments by the source of ``view``, in one pass over all their covers.
 
-        Where no tokens spell a segment (a tokenizer that composes accents cannot write loose ones),
-        it is scored by its canonical tokens, and so are its rivals.
+        Where no tokens spell a segment, it and its rivals are scored by canonical tokens. Such is
+        a loose accent to a tokenizer that composes accents.
         """
-        start = self._covering.begin(request.response)
-        covers = [self._after(start, segment) for segment in request.segments]
+        start = self._covering.begin(view.encoded)
+        covers = [self._after(start, segment.text) for segment in segments]
         if not all(cover.branches for cover in covers):
-            return (yield from score(k, source, request))
+            return await score(view, segments)
         unknown = list(dict.fromkeys(ids for cover in (start, *covers) for ids in cover.unknown))
-        prompt, sequence_id = request.prompt, request.sequence_id
-        answers = yield from ask_distributions(
-            [
-                DistributionRequest(k, Query(prompt + ids, sequence_id=sequence_id))
-                for ids in unknown
-            ]
+        answers = await ask_distributions(
+            [view.distribution_request(view.prompt_ids + ids) for ids in unknown]
         )
         rows = {ids: each.log_probs[0] for ids, each in zip(unknown, answers, strict=True)}
         known = [self._covering.learn(cover, rows) for cover in covers]
         first = self._covering.log_next(self._covering.learn(start, rows))
         num_tokens = [
-            max(1, len(cover.canonical.ids) - len(request.response.ids) + ends)
-            for cover, ends in zip(covers, request.ends, strict=True)
+            max(1, len(cover.canonical.ids) - len(view.encoded.ids) + segment.ends)
+            for cover, segment in zip(covers, segments, strict=True)
         ]
         return SegmentScores(
-            tuple(map(self._log_likelihood, known, request.segments, request.ends)),
+            tuple(map(self._log_likelihood, known, segments)),
             tuple(num_tokens),
-            tuple(float(first[each.encode()[0]]) if each else 0.0 for each in request.segments),
-            Usage(
-                num_scored=sum(num_tokens),
-                num_forwarded=sum(answer.num_forwarded for answer in answers),
-                num_passes=max(answer.num_passes for answer in answers),
-            ),
+            tuple(float(first[s.text.encode()[0]]) if s.text else 0.0 for s in segments),
+            _spent(num_tokens, answers),
         )
 
     def _after(self, cover: Cover, segment: str) -> Cover:
@@ -198,7 +188,8 @@ class ByteScorer:
             cover = self._covering.advance(cover, byte)
         return cover
 
-    def _log_likelihood(self, cover: Cover, segment: str, ends: bool) -> float:
-        if not ends and is_unspaced(segment[-1]):
+    def _log_likelihood(self, cover: Cover, segment: Segment) -> float:
+        if not segment.ends and is_unspaced(segment.text[-1]):
             return self._covering.log_total(cover)
-        return log_total(self._covering.log_next(cover)[[END] if ends else AFTER_A_SEGMENT])
+        after = [END] if segment.ends else AFTER_A_SEGMENT
+        return log_total(self._covering.log_next(cover)[after])

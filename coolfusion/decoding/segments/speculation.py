@@ -15,20 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from coolfusion.backends.base import Query, Scores
+from coolfusion.backends.base import Scores
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import sampling_of
-from coolfusion.decoding.scheduler import ModelRequest, Talk, as_source_error, together
-from coolfusion.decoding.segments.drafting import (
-    Draft,
-    DraftRequest,
-    PartialDraft,
-    draft,
-)
+from coolfusion.decoding.scheduler import as_source_error, ask, gather
+from coolfusion.decoding.segments.drafting import Draft, PartialDraft, draft
 from coolfusion.decoding.segments.guesses import Acceptance, Guess, expected_tokens, look_up
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.state import State
+from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import PromptError, SourceError
 from coolfusion.tokenization.canonical import Canonical, common_length, extend
 from coolfusion.tokenization.prompts import prompt_for, prompt_text
@@ -95,7 +91,7 @@ class Speculator:
             self._guessers.append(Guesser(Acceptance(), speculation.drafter, len(caches)))
             caches.append(AnswerCache(speculation.drafter.backend))
 
-    def prepare(self, state: State, num_texts: int) -> Talk[dict[str, Usage]]:
+    async def prepare(self, state: State, num_texts: int) -> dict[str, Usage]:
         """See to it that a response has a verified guess; returns what that cost, by source."""
         memory = self._memory(state)
         if not self._needs_guess(memory, state):
@@ -105,14 +101,14 @@ class Speculator:
         if memory.guesser is None:
             return {}
         guesser = memory.guesser
-        (guessed,) = yield from together([self._guess(guesser, state, length)])
+        (guessed,) = await gather([self._guess(guesser, state, length)])
         spent: dict[str, Usage] = {}
         if isinstance(guessed, SourceError) or not (guessed.text or guessed.ends):
             guesser.acceptance.observe(0, failed=True)
             return spent
         if guesser.k in state.active:
             spent[self._sources[guesser.k].name] = replace(guessed.usage, num_drafted=0)
-        yield from self._verify(guesser, guessed, state, spent)
+        spent |= await self._verify(guesser, guessed, state)
         num_tokens = guessed.usage.num_drafted or len(guessed.text) / CHARS_PER_TOKEN
         memory.guess = Guess(len(state.text), guessed.text, guessed.ends, num_tokens)
         return spent
@@ -178,8 +174,8 @@ class Speculator:
     def _seconds(self, k: int, num_tokens: float, num_texts: int) -> float:
         return self._caches[k].pace.seconds(num_tokens, num_texts)
 
-    def _guess(self, guesser: Guesser, state: State, length: int) -> Talk[Draft]:
-        """What comes next, as ``guesser`` thinks, in about ``length`` tokens."""
+    async def _guess(self, guesser: Guesser, state: State, length: int) -> Draft:
+        """What comes next in about ``length`` tokens, by ``guesser``."""
         if guesser.source is None:
             return Draft(self._looked_up(state, length), False, 0.0, None, Usage())
 
@@ -191,24 +187,19 @@ class Speculator:
                 return cuts[-1]
             return len(partial.text) if len(partial.ids) >= 2 * length + 8 else None
 
-        request = self._request(guesser, guesser.source, state)
-        return (yield from draft(guesser.k, guesser.source, request, cut))
+        view = self._view(guesser.k, guesser.source, state)
+        room = state.request.max_new_tokens - len(view.encoded.ids)
+        return await draft(view, cut, room=max(1, room))
 
-    def _request(self, guesser: Guesser, source: Source, state: State) -> DraftRequest:
-        if guesser.k < len(self._sources):
-            prompt, encoded = state.prompts[guesser.k], state.encoded[guesser.k]
-        else:
-            prompt, encoded = self._outside_view(source, state)
-        return DraftRequest(
-            prefix=prompt + encoded.ids,
-            context="",
-            sampling=sampling_of(state.request, source.name),
-            max_tokens=None,
-            room=max(1, state.request.max_new_tokens - len(encoded.ids)),
-            sequence_id=state.sequence_id,
-        )
+    def _view(self, k: int, source: Source, state: State) -> SourceView:
+        """What a source of the decoder sees of the response, or the outside drafter."""
+        if k < len(self._sources):
+            return state.view(k, source)
+        prompt, encoded = self._outside_ids(source, state)
+        sampling = sampling_of(state.request, source.name)
+        return SourceView(k, source, prompt, encoded, sampling, state.sequence_id)
 
-    def _outside_view(self, source: Source, state: State) -> tuple[tuple[int, ...], Canonical]:
+    def _outside_ids(self, source: Source, state: State) -> tuple[tuple[int, ...], Canonical]:
         """The prompt and the response in the outside drafter's ids."""
         memory = self._memory(state)
         if not memory.prompt:
@@ -232,35 +223,30 @@ class Speculator:
         cuts = list(self._boundary.propose(text)) if text else []
         return text[: cuts[-1]] if cuts else text
 
-    def _verify(
-        self, guesser: Guesser, guessed: Draft, state: State, spent: dict[str, Usage]
-    ) -> Talk[None]:
-        """ModelRequest all other sources about a guess; their answers are remembered for the coming steps."""
-        asks = [
-            ModelRequest(k, query)
-            for k in state.active
-            if k != guesser.k and (query := self._question(state, guessed, k)) is not None
-        ]
-        # A source that fails here fails again, and is dealt with, in the step itself.
-        answers = (yield asks) if asks else []
-        for question, answer in zip(asks, answers, strict=True):
-            if isinstance(answer, Scores):
-                name = self._sources[question.source].name
-                spent[name] = Usage(0, 0, answer.num_forwarded, answer.num_passes)
+    async def _verify(self, guesser: Guesser, guessed: Draft, state: State) -> dict[str, Usage]:
+        """Ask all other sources about a guess; the answer cache keeps what they say.
 
-    def _question(self, state: State, guessed: Draft, k: int) -> Query | None:
-        """A guess in source ``k``'s ids, as far as its context window holds them."""
-        source = self._sources[k]
-        encoded = state.encoded[k]
-        longer = extend(encoded, guessed.text, source.tokenizer)
-        if common_length(encoded, longer) < len(encoded.ids):
-            return None
-        limit = source.backend.context_length
-        end = len(longer.ids) if limit is None else limit - len(state.prompts[k])
-        return Query(
-            state.prompts[k] + encoded.ids,
-            longer.ids[len(encoded.ids) : end],
-            tuple(sorted(source.tokenizer.end_ids)),
-            sampling_of(state.request, source.name),
-            state.sequence_id,
-        )
+        Returns what that cost, by source. A source that fails here fails again, and is dealt
+        with, in the step itself.
+        """
+        views = [state.view(k, self._sources[k]) for k in state.active if k != guesser.k]
+        checks = await gather([self._check(view, guessed) for view in views])
+        return {
+            view.name: Usage(0, 0, each.num_forwarded, each.num_passes)
+            for view, checked in zip(views, checks, strict=True)
+            if not isinstance(checked, SourceError)
+            for each in checked
+        }
+
+    async def _check(self, view: SourceView, guessed: Draft) -> list[Scores]:
+        """Score a guess, as far as the source's context window holds it.
+
+        Nothing is asked where the guess changes how the text before it is encoded.
+        """
+        longer = extend(view.encoded, guessed.text, view.source.tokenizer)
+        num_known = len(view.encoded.ids)
+        if common_length(view.encoded, longer) < num_known:
+            return []
+        limit = view.source.backend.context_length
+        end = len(longer.ids) if limit is None else limit - len(view.prompt_ids)
+        return await ask([view.request(view.prefix, longer.ids[num_known:end])])

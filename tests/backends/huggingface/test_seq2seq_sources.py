@@ -199,12 +199,12 @@ def test_half_precision_loads_and_scores(folder: Path) -> None:
 
 def test_what_the_encoder_reads_has_no_perplexity(mt: Source, llm: Source) -> None:
     from coolfusion.decoding.answer_cache import AnswerCache
-    from coolfusion.decoding.scheduler import hold
+    from coolfusion.decoding.scheduler import run
+    from coolfusion.decoding.source_view import SourceView
     from coolfusion.decoding.source_weights import read_prompt
 
-    prompt = mt.tokenizer.encode_prompt("der hund isst")
-    recall = AnswerCache(mt.backend)
-    reading = hold(read_prompt(0, mt, prompt, Request().sampling, None), [recall])
+    view = SourceView(0, mt, mt.tokenizer.encode_prompt("der hund isst"))
+    reading = run(read_prompt(view), [AnswerCache(mt.backend)])
     assert math.isnan(reading.bits_per_byte)
     assert reading.usage.num_forwarded == 0
     decoder = SegmentDecoder([mt, llm], make_recipe(prior="prompt"))

@@ -319,7 +319,7 @@ def first_tokens(route: Any, decoder: MixtureDecoder, sampling: Sampling, num: i
     found: Counter[Any] = Counter()
     for seed in range(num):
         request = Request(max_new_tokens=8, sampling=replace(sampling, seed=seed))
-        continuation = decoder.hold(route.walk(decoder.start("Tom has", request)))
+        continuation = decoder.run(route.walk(decoder.start("Tom has", request)))
         found["end" if continuation.ends else continuation.position] += 1
     return found
 
@@ -648,7 +648,7 @@ def test_unite_by_hand() -> None:
     short = toy_source("short", texts, family="bytes", order=2)
     decoder = MixtureDecoder([long, short], make_mixture("top_k_union(2)"))
     state = decoder.start("ab", Request(max_new_tokens=4))
-    continuation = decoder.hold(decoder.route.walk(state))
+    continuation = decoder.run(decoder.route.walk(state))
     rows = []
     for source in (long, short):
         ids = source.tokenizer.encode_prompt("ab")

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from coolfusion.decoding.segments.contest import SegmentStep, decide, merge
+from coolfusion.decoding.segments.contest import SegmentStep, merge, rerank
 from coolfusion.decoding.segments.drafting import Draft
 from coolfusion.decoding.segments.end_rules import (
     EndQuestion,
@@ -33,68 +33,68 @@ def scores(*log_likelihoods: float) -> SegmentScores:
     )
 
 
-def turn_of(
+def step_of(
     drafts: dict[str, Draft], table: dict[str, SegmentScores], recipe: Recipe
 ) -> SegmentStep:
-    turn = SegmentStep(tuple(drafts), drafts=drafts)
-    merge(turn, recipe)
-    turn.scores.update(table)
-    decide(turn, recipe)
-    return turn
+    step = SegmentStep(tuple(drafts), drafts=drafts)
+    merge(step, recipe)
+    step.scores.update(table)
+    rerank(step, recipe)
+    return step
 
 
 def test_equal_drafts_are_one_candidate_and_need_no_scores() -> None:
-    turn = turn_of({"a": draft(" x"), "b": draft(" x")}, {}, Recipe())
-    assert [(c.text, c.drafters) for c in turn.candidates] == [(" x", ("a", "b"))]
-    assert not turn.is_contest
-    assert turn.winner == 0
+    step = step_of({"a": draft(" x"), "b": draft(" x")}, {}, Recipe())
+    assert [(c.text, c.drafters) for c in step.candidates] == [(" x", ("a", "b"))]
+    assert not step.is_contest
+    assert step.winner == 0
 
 
 def test_the_lowest_cost_wins_and_ties_go_to_the_earlier_source() -> None:
     drafts = {"a": draft(" x"), "b": draft(" y")}
-    judged = turn_of(drafts, {"a": scores(-1.0, -3.0), "b": scores(-4.0, -1.0)}, Recipe())
+    judged = step_of(drafts, {"a": scores(-1.0, -3.0), "b": scores(-4.0, -1.0)}, Recipe())
     assert [c.cost for c in judged.candidates] == [2.5, 2.0]
     assert judged.winner == 1
-    tied = turn_of(drafts, {"a": scores(-1.0, -2.0), "b": scores(-2.0, -1.0)}, Recipe())
+    tied = step_of(drafts, {"a": scores(-1.0, -2.0), "b": scores(-2.0, -1.0)}, Recipe())
     assert tied.winner == 0
 
 
 def test_the_papers_average_is_of_perplexities() -> None:
     drafts = {"a": draft(" x"), "b": draft(" y")}
     table = {"a": scores(-math.log(3), -math.log(2)), "b": scores(-math.log(4), -math.log(200))}
-    turn = turn_of(drafts, table, PRESETS["paper"])
-    assert [c.cost for c in turn.candidates] == pytest.approx([3.5, 101.0])
+    step = step_of(drafts, table, PRESETS["paper"])
+    assert [c.cost for c in step.candidates] == pytest.approx([3.5, 101.0])
 
 
 def test_withdrawn_drafts_say_why() -> None:
-    turn = turn_of({"a": draft("", withdrawn="no luck"), "b": draft(" y")}, {}, Recipe())
-    assert [(gone.source, gone.reason) for gone in turn.withdrawn] == [("a", "no luck")]
-    assert turn.candidates[turn.winner or 0].drafters == ("b",)
+    step = step_of({"a": draft("", withdrawn="no luck"), "b": draft(" y")}, {}, Recipe())
+    assert [(gone.source, gone.reason) for gone in step.withdrawn] == [("a", "no luck")]
+    assert step.candidates[step.winner or 0].drafters == ("b",)
 
 
 @pytest.mark.parametrize(("p_goes_on", "ends"), [(0.6, True), (0.01, False)])
 def test_an_end_is_put_to_all(p_goes_on: float, ends: bool) -> None:
     drafts = {"a": draft("", ends=True, p_end=0.7), "b": draft(" y", p_end=p_goes_on)}
-    turn = turn_of(drafts, {"a": scores(-1.0), "b": scores(-1.0)}, Recipe())
-    assert turn.candidates[0].ends is ends
-    assert turn.log_end == pytest.approx((math.log(0.7), math.log(p_goes_on)))
-    assert bool(turn.withdrawn) is not ends
+    step = step_of(drafts, {"a": scores(-1.0), "b": scores(-1.0)}, Recipe())
+    assert step.candidates[0].ends is ends
+    assert step.log_end == pytest.approx((math.log(0.7), math.log(p_goes_on)))
+    assert bool(step.withdrawn) is not ends
 
 
 def test_a_lead_answers_the_end_question_alone() -> None:
     drafts = {"a": draft("", ends=True, p_end=0.7), "b": draft(" y", p_end=0.01)}
     table = {"a": scores(-1.0), "b": scores(-1.0)}
-    assert turn_of(drafts, table, make_recipe(lead_source="a")).candidates[0].ends
-    assert not turn_of(drafts, table, make_recipe(lead_source="b")).candidates[0].ends
+    assert step_of(drafts, table, make_recipe(lead_source="a")).candidates[0].ends
+    assert not step_of(drafts, table, make_recipe(lead_source="b")).candidates[0].ends
     with pytest.raises(UsageError, match="judges alone"):
         make_recipe(lead_source="a", weights={"a": 1.0})
 
 
 def test_under_the_papers_rule_an_end_is_a_candidate() -> None:
     drafts = {"a": draft(" x", ends=True), "b": draft(" x")}
-    turn = SegmentStep(tuple(drafts), drafts=drafts)
-    merge(turn, PRESETS["paper"])
-    assert [(c.text, c.ends) for c in turn.candidates] == [(" x", True), (" x", False)]
+    step = SegmentStep(tuple(drafts), drafts=drafts)
+    merge(step, PRESETS["paper"])
+    assert [(c.text, c.ends) for c in step.candidates] == [(" x", True), (" x", False)]
 
 
 def test_end_rules_by_hand() -> None:

@@ -11,20 +11,21 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.backends.sampling import GREEDY
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import hold
+from coolfusion.decoding.scheduler import run
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.decoding.segments.scoring import (
     AFTER_A_SEGMENT,
     ByteScorer,
-    ScoreRequest,
+    Scorer,
+    Segment,
     SegmentScores,
     score,
 )
+from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import UsageError
 from coolfusion.testing import toy_source, toy_tokenizer
 from coolfusion.tokenization.canonical import Canonical, extend
@@ -44,14 +45,14 @@ def toy(family: str) -> Source:
     return toy_source(family, TEXTS, family=family, vocab_size=330)
 
 
-def request_for(source: Source, response: str, segments: dict[str, bool]) -> ScoreRequest:
+def view_of(source: Source, response: str) -> SourceView:
     canonical = extend(Canonical(), response, source.tokenizer)
-    prompt = source.tokenizer.encode_prompt("the")
-    return ScoreRequest(prompt, canonical, tuple(segments), tuple(segments.values()), GREEDY)
+    return SourceView(0, source, source.tokenizer.encode_prompt("the"), canonical)
 
 
-def scored(source: Source, request: ScoreRequest) -> SegmentScores:
-    return hold(ByteScorer(source)(0, source, request), [AnswerCache(source.backend)])
+def scored(view: SourceView, *segments: Segment, by: Scorer | None = None) -> SegmentScores:
+    scorer = by or ByteScorer(view.source)
+    return run(scorer(view, segments), [AnswerCache(view.source.backend)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -68,9 +69,9 @@ def test_scores_are_those_of_brute_force(
     family: str, response: str, segments: dict[str, bool]
 ) -> None:
     source = toy(family)
-    request = request_for(source, response, segments)
-    found = scored(source, request)
-    by_hand = ByHand(source, request.prompt + request.response.ids)
+    view = view_of(source, response)
+    found = scored(view, *(Segment(*each) for each in segments.items()))
+    by_hand = ByHand(source, view.prefix)
     for segment, got in zip(segments.items(), found.log_likelihoods, strict=True):
         sums = by_hand.sums(segment[0].encode())
         wanted = sums[END] if segment[1] else sums[AFTER_A_SEGMENT].sum()
@@ -81,18 +82,18 @@ def test_scores_are_those_of_brute_force(
 
 def test_after_an_unspaced_script_anything_may_follow() -> None:
     source = toy("sentencepiece_bpe")
-    request = request_for(source, "", {" \u65e5\u672c": False})
-    (got,) = scored(source, request).log_likelihoods
+    view = view_of(source, "")
+    (got,) = scored(view, Segment(" \u65e5\u672c")).log_likelihoods
     data = " \u65e5\u672c".encode()
-    assert np.isclose(np.exp(got), ByHand(source, request.prompt).mass(data, judged=True))
+    assert np.isclose(np.exp(got), ByHand(source, view.prompt_ids).mass(data, judged=True))
 
 
 def test_a_word_that_could_go_on_is_not_favoured() -> None:
     """By its tokens, a source that writes letters finds the beginning of a word likelier than it."""
     source = toy_source("x", ["a category"] * 8, family="characters", order=6)
-    request = request_for(source, "", {" cat": False, " category": False})
-    by_tokens = hold(score(0, source, request), [AnswerCache(source.backend)]).log_likelihoods
-    by_bytes = scored(source, request).log_likelihoods
+    view, segments = view_of(source, ""), (Segment(" cat"), Segment(" category"))
+    by_tokens = scored(view, *segments, by=score).log_likelihoods
+    by_bytes = scored(view, *segments).log_likelihoods
     assert by_tokens[0] > by_tokens[1]
     assert by_bytes[0] < by_bytes[1]
 
@@ -103,9 +104,9 @@ def test_segments_that_no_tokens_spell_are_scored_by_their_tokens() -> None:
     tokenizer = HuggingFaceTokenizer(raw, end_ids=[raw.token_to_id("<end>")])
     ids = [tokenizer.encode(text) for text in TEXTS]
     source = Source("nfc", tokenizer, NgramBackend(ids, raw.get_vocab_size()))
-    request = request_for(source, "", {" cafe\u0301": False, " cat": False})
-    plain = hold(score(0, source, request), [AnswerCache(source.backend)])
-    assert scored(source, request).log_likelihoods == plain.log_likelihoods
+    view, segments = view_of(source, ""), (Segment(" cafe\u0301"), Segment(" cat"))
+    plain = scored(view, *segments, by=score)
+    assert scored(view, *segments).log_likelihoods == plain.log_likelihoods
 
 
 def test_the_decoder_with_scores_by_bytes() -> None:
