@@ -6,19 +6,14 @@ so as many rows are decoded side by side as fit at that length.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic
+from typing import Generic, TypeAlias
 
-from coolfusion.decoding.request import Request
-from coolfusion.decoding.scheduler import Finished
+from coolfusion.decoding.scheduler import Finished, Scheduler, Task
 from coolfusion.decoding.state import AnyState
 from coolfusion.errors import UsageError
-from coolfusion.tokenization.prompts import Prompt
-from coolfusion.types import Generation, Step
-
-if TYPE_CHECKING:
-    from coolfusion.decoding.decoder import Decoder
+from coolfusion.types import Step
 
 MAX_ROWS = 32
 MAX_TOKENS = 65_536
@@ -44,7 +39,10 @@ class BatchLimits:
 
 @dataclass(slots=True)
 class Response(Generic[AnyState]):
-    """A response being decoded: which prompt's it is, and its steps so far."""
+    """A response being decoded: the number of its prompt, its state and its steps so far.
+
+    ``width`` is how many tokens it may need at most, its prompt included.
+    """
 
     index: int
     state: AnyState
@@ -52,34 +50,37 @@ class Response(Generic[AnyState]):
     steps: list[Step] = field(default_factory=list)
 
 
-def decode_each(
-    decoder: Decoder[AnyState],
-    prompts: Iterable[Prompt],
-    request: Request | None,
-    limits: BatchLimits,
-) -> Iterator[tuple[int, Generation]]:
-    """(index, response) pairs in the order they finish; waiting prompts take freed rows.
+# One step of a response as a coroutine, given how many responses share forward passes.
+StepTask: TypeAlias = Callable[[AnyState, int], Task[tuple[AnyState, Step]]]
 
-    Every row goes its own way; whatever rows ask of one source at a time shares a pass.
+
+def decode_each(
+    states: Iterable[AnyState],
+    step: StepTask[AnyState],
+    scheduler: Scheduler[int, tuple[AnyState, Step]],
+    limits: BatchLimits,
+) -> Iterator[Response[AnyState]]:
+    """Responses that begin at ``states``, in the order they finish.
+
+    A waiting state takes the next freed row. Whatever rows ask of one source at a time shares a
+    forward pass.
     """
-    waiting = _begun(decoder, prompts, request)
+    waiting = _waiting(states)
     following = next(waiting, None)
-    scheduler = decoder.scheduler()
     rows: dict[int, Response[AnyState]] = {}
     while rows or following is not None:
         while following is not None and _fits(following, rows.values(), limits):
             rows[following.index] = following
-            scheduler.start(following.index, decoder.step_async(following.state, len(rows)))
+            scheduler.start(following.index, step(following.state, len(rows)))
             following = next(waiting, None)
         for finished in scheduler.next_finished():
             row = rows[finished.key]
-            row.state, step = timed(finished)
-            row.steps.append(step)
+            row.state, record = timed(finished)
+            row.steps.append(record)
             if row.state.stop_reason is None:
-                scheduler.start(finished.key, decoder.step_async(row.state, len(rows)))
+                scheduler.start(finished.key, step(row.state, len(rows)))
             else:
-                yield finished.key, decoder.finish(row.state, row.steps)
-                del rows[finished.key]
+                yield rows.pop(finished.key)
 
 
 def timed(finished: Finished[int, tuple[AnyState, Step]]) -> tuple[AnyState, Step]:
@@ -88,11 +89,8 @@ def timed(finished: Finished[int, tuple[AnyState, Step]]) -> tuple[AnyState, Ste
     return state, replace(step, seconds=finished.seconds)
 
 
-def _begun(
-    decoder: Decoder[AnyState], prompts: Iterable[Prompt], request: Request | None
-) -> Iterator[Response[AnyState]]:
-    for index, prompt in enumerate(prompts):
-        state = decoder.start(prompt, request)
+def _waiting(states: Iterable[AnyState]) -> Iterator[Response[AnyState]]:
+    for index, state in enumerate(states):
         longest = max(len(ids) for ids in state.prompts)
         yield Response(index, state, longest + state.request.max_new_tokens)
 

@@ -124,7 +124,10 @@ class Decoder(ABC, Generic[AnyState]):
         Up to ``max_rows`` responses are decoded side by side, fewer where their prompts and
         ``max_new_tokens`` together exceed ``max_tokens``.
         """
-        return decode_each(self, prompts, request, BatchLimits(max_rows, max_tokens))
+        states = (self.start(prompt, request) for prompt in prompts)
+        limits = BatchLimits(max_rows, max_tokens)
+        for response in decode_each(states, self.step_async, self.scheduler(), limits):
+            yield response.index, self.finish(response.state, response.steps)
 
     def finish(self, state: AnyState, steps: Sequence[Step]) -> Generation:
         """The response that ``state`` and the ``steps`` that led to it make up."""

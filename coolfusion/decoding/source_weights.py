@@ -20,7 +20,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from coolfusion.backends.sampling import log_total
 from coolfusion.decoding.notation import number_of, parse
 from coolfusion.decoding.scheduler import ask, gather
 from coolfusion.decoding.source_view import SourceView
@@ -77,8 +76,8 @@ def normalized(weights: Floats) -> Floats:
 
 def log_normalized(log_weights: Floats) -> tuple[float, ...]:
     """Logarithms of weights, shifted so that the weights sum to 1."""
-    log_sum = log_total(log_weights)
-    return tuple(float(value) for value in log_weights - log_sum)
+    shifted = log_weights - np.logaddexp.reduce(log_weights)
+    return tuple(float(value) for value in shifted)
 
 
 def hedged(log_weights: Sequence[float], losses: Sequence[float], eta: float) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from coolfusion.decoding.request import Request
 from coolfusion.decoding.scheduler import gather
 from coolfusion.decoding.segments.commit import commit
 from coolfusion.decoding.segments.contest import SegmentStep, leads, merge, rerank
-from coolfusion.decoding.segments.drafting import Cut, Draft, PartialDraft, draft
+from coolfusion.decoding.segments.drafting import Draft, PartialDraft, draft
 from coolfusion.decoding.segments.gates import LeadDraft
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.scoring import ByteScorer, Scorer, Segment, score
@@ -198,14 +198,13 @@ class SegmentDecoder(Decoder[State]):
         self, state: State, step: SegmentStep, names: Sequence[str], num_samples: int
     ) -> None:
         """Let the sources named draft until each has ``num_samples`` drafts."""
-        cut = self._cut_after(state.text[-CONTEXT:])
         wanted = [
             (name, sample)
             for name in names
             if name not in step.dropped
             for sample in range(name in step.drafts, num_samples)
         ]
-        drafts = await gather([self._one_draft(state, *each, cut) for each in wanted])
+        drafts = await gather([self._one_draft(state, *each) for each in wanted])
         for (name, sample), drafted in zip(wanted, drafts, strict=True):
             if isinstance(drafted, SourceError):
                 self._drop(state, step, name, drafted)
@@ -214,24 +213,21 @@ class SegmentDecoder(Decoder[State]):
             else:
                 step.samples[name] = (*step.samples.get(name, ()), drafted)
 
-    async def _one_draft(self, state: State, name: str, sample: int, cut: Cut) -> Draft:
+    async def _one_draft(self, state: State, name: str, sample: int) -> Draft:
         request, view = state.request, self._view(state, name, sample)
         return await draft(
             view,
-            cut,
+            self._cut,
             room=request.max_new_tokens - len(view.encoded.ids),
             max_tokens=request.max_segment_tokens or self.recipe.boundary.max_tokens,
+            context=state.text[-CONTEXT:],
         )
 
-    def _cut_after(self, context: str) -> Cut:
-        """Finds the first position where a draft after ``context`` may be handed over."""
+    def _cut(self, partial: PartialDraft) -> int | None:
+        """The first position where a draft may be handed over, if there is one yet."""
         tokenizers = [source.tokenizer for source in self.sources]
-
-        def cut(partial: PartialDraft) -> int | None:
-            cuts = ratified_cuts(partial.text, self.recipe.boundary, tokenizers, context)
-            return next(cuts, None)
-
-        return cut
+        cuts = ratified_cuts(partial.text, self.recipe.boundary, tokenizers, partial.context)
+        return next(cuts, None)
 
     def _view(self, state: State, name: str, sample: int = 0) -> SourceView:
         index = self._index[name]

@@ -35,12 +35,13 @@ class Draft:
 class PartialDraft:
     """A draft being written: the tokens after ``prefix`` so far, and their complete characters.
 
-    ``room`` is how many tokens the response may still take and ``max_tokens`` how many the
+    ``context`` is the recent text before it. ``room`` is how many tokens the response may still take and ``max_tokens`` how many the
     segment may (None: no cap); both count this source's tokens.
     """
 
     view: SourceView
     prefix: tuple[int, ...]
+    context: str
     room: int
     max_tokens: int | None = None
     ids: list[int] = field(default_factory=list)
@@ -59,13 +60,15 @@ class PartialDraft:
 Cut = Callable[[PartialDraft], int | None]
 
 
-async def draft(view: SourceView, cut: Cut, *, room: int, max_tokens: int | None = None) -> Draft:
+async def draft(
+    view: SourceView, cut: Cut, *, room: int, max_tokens: int | None = None, context: str = ""
+) -> Draft:
     """One draft by the source of ``view``, handed over where ``cut`` says.
 
-    ``room`` and ``max_tokens`` are those of ``PartialDraft``. Raises ``ContextLengthError`` when
+    ``room``, ``max_tokens`` and ``context`` are those of ``PartialDraft``. Raises ``ContextLengthError`` when
     the prefix leaves no room for even one token.
     """
-    partial = PartialDraft(view, view.prefix, room, max_tokens)
+    partial = PartialDraft(view, view.prefix, context, room, max_tokens)
     view.check_room(len(partial.prefix))
     while True:
         (scores,) = await ask([view.draft_request(partial.prefix + tuple(partial.ids))])
