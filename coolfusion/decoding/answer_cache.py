@@ -1,8 +1,8 @@
 """The answer cache: what a model said about a text is kept, and never computed twice.
 
-A verified guess, a candidate that was scored before it won and a draft's look-ahead all become
-text later, and are asked about again token by token. Answers depend on their query alone, so
-remembering them can only save time.
+A verified guess, a scored candidate and a draft's look-ahead may all become text later. Then the
+decoder asks about them again, token by token. Answers depend on their query alone, so remembering
+them can only save time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Continuous batching: responses at different stages step together, finished ones make room.
 
-Memory is bounded by a budget of tokens: rows of a cache are as long as the longest of them,
-so as many rows are decoded side by side as fit at that length.
+A budget of tokens bounds the memory. All rows of a KV cache are as long as the longest, so it
+holds as many rows as fit at that length.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ MAX_TOKENS = 65_536
 class BatchLimits:
     """How much is decoded side by side.
 
-    ``max_rows`` responses at most, and no more than fit into ``max_tokens``: a row counts as
-    its prompt and its ``max_new_tokens``, in the tokens of the source that needs most, and
-    every row as the longest. One row is always decoded.
+    ``max_rows`` responses at most, and no more than fit into ``max_tokens``. A row counts as its
+    prompt and its ``max_new_tokens``, in the tokens of the source that needs most. Every row
+    counts as the longest. One row is always decoded.
     """
 
     max_rows: int = MAX_ROWS

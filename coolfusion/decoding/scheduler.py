@@ -22,8 +22,8 @@ from coolfusion.errors import SourceError
 class ModelRequest:
     """A query to the model of the source with this number.
 
-    ``is_draft`` asks for the model's own picks after the query's prefix, which has no
-    continuation then: at least one pick, and all further ones that are known.
+    ``is_draft`` asks for the model's own picks after the prefix of a query without continuation.
+    The answer has at least one pick, and all further ones that are known.
     """
 
     source: int

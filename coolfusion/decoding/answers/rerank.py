@@ -127,10 +127,10 @@ def rerank(
 ) -> list[Ranking]:
     """Let all sources score the whole answers to each prompt, and the reranker choose.
 
-    ``candidates`` has one sequence per prompt; a single candidate wins unscored. A source
-    that cannot score a prompt's candidates (they do not fit into its context window, or its
-    model fails) is dropped as a judge of that prompt, or its ``SourceError`` is raised
-    (``on_source_error="raise"``). With no judge left the first candidate wins.
+    ``candidates`` has one sequence per prompt; a single candidate wins unscored. A source that
+    cannot score a prompt's candidates is dropped as a judge of that prompt. They may not fit into
+    its context window, or its model may fail. With ``on_source_error="raise"``, its
+    ``SourceError`` is raised. With no judge left the first candidate wins.
     """
     begun = time.perf_counter()
     rows = [row for row, entries in enumerate(candidates) if len(entries) > 1]

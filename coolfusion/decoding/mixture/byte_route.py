@@ -1,20 +1,15 @@
 """The byte-wise route: sources with different tokenizers mix their next-byte distributions.
 
-What a source says of the next byte is the sum over all covers of the text (see
-``coolfusion.tokenization.covers``); an end is one more outcome. A source is asked only when what is
-known of it does not settle the decision: the covers that a model has not been asked about have a
-known total probability, which bounds what they could change. All its covers are asked about in
-one pass then, and as many bytes as that settles are committed.
+A source's probability of the next byte is the sum over all covers of the text (see
+``coolfusion.tokenization.covers``); an end is one more outcome. A source is asked only where its
+known probabilities do not settle the decision. Covers that were not asked about have a known
+total probability, which bounds what they could change. One pass then answers about all covers
+of a source, and commits as many bytes as that settles.
 
-The noise of a sampled byte is a function of (seed, position in bytes), so that no choice depends
-on how much was known when it was made.
-
-Deciding what comes next from bounds, as soon as nothing unknown could change the decision.
-
-Greedy and sampled choices are both the largest of a score that grows with the probability: the
-logarithm itself, or its tempered value plus Gumbel noise that is a function of (seed, position).
-An outcome whose score is larger at its lower bound than every other's at its upper bound is
-what the exact distribution would have chosen.
+Greedy and sampled choices both take the largest score, and scores grow with the probability. The
+score is the logarithm itself, or its tempered value plus Gumbel noise. That noise is a function of
+(seed, position in bytes), so no choice depends on how much was known when it was made. An outcome
+is settled when its score at the lower bound exceeds every other's at the upper bound.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ class Continuation:
     """What one step adds to a response, or the end of it.
 
     ``data`` may end in the middle of a character. ``position`` is where the route goes on from.
-    What has an entry per source is by name, of those that take part: ``log_probs`` (nats) of
-    ``data``, and of the end if the response ``ends`` after it; ``num_tokens`` of the whole
-    response then; ``usage``. The sources in ``favoured`` would have chosen the same alone.
-    ``log_mixture`` is the mixture's log-probability of it. A log-probability that was not needed
-    is left out, or NaN. Sources that failed are in ``dropped``; the others decided without
-    them. ``is_full``: nothing more fits into ``max_new_tokens``.
+    Entries per source are by name, for those that take part. ``log_probs`` (nats) are of
+    ``data``, and of the end if the response ``ends`` after it. ``num_tokens`` counts the whole
+    response then. The sources in ``favoured`` would have chosen the same alone. ``log_mixture``
+    is the mixture's log-probability of it. A log-probability that was not needed is left out, or
+    NaN. Sources that failed are in ``dropped``; the others decided without them. ``is_full``:
+    nothing more fits into ``max_new_tokens``.
     """
 
     data: bytes

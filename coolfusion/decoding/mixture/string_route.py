@@ -1,15 +1,15 @@
 """The union route: UniTE's published rule for sources with different vocabularies.
 
 For comparison only. In every step (arXiv 2410.03777) each source's ``k`` likeliest tokens are
-read as strings; the union of these is what can come next. A source that has a string
-as a token gives its probability; to one that does not, it counts as much as the first token of
-its encoding. Each source is renormalised over the union, the weighted mean is taken, and the
+read as strings; the union of these is what can come next. Where a source has a string as a token,
+that token's probability counts. Where it does not, that of the first token of the string's
+encoding counts. Each source is renormalised over the union, and the weighted mean is taken. The
 chosen string is appended to the text, which every source encodes anew.
 
-This is an approximation: the first token of a string is likelier than the string, long tokens
-compete with their own beginnings, and a source may be asked to go on from a place where it would
-never stop. What is exact is the byte-wise route. Only strings of whole characters take part, and
-the end, which is a string like any other here.
+This is an approximation. The first token of a string is likelier than the string, and long tokens
+compete with their own beginnings. A source may have to go on from a place where it would never
+stop. What is exact is the byte-wise route. Only strings of whole characters take part, and the
+end, which is a string like any other here.
 """
 
 from __future__ import annotations

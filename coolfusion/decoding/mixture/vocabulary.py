@@ -88,8 +88,8 @@ def _is_inside(piece: bytes) -> bool:
 def vocabulary_difference(sources: Sequence[Source]) -> str | None:
     """Where the vocabularies of two sources part, in words; None if all share one.
 
-    They share it if every id has the same bytes and the same ids end a text, whatever ids
-    without either there are, and if a few texts are encoded alike.
+    They share it if every id has the same bytes, the same ids end a text, and a few texts are
+    encoded alike. Ids without bytes that end nothing may differ.
     """
     first = sources[0]
     size = max(source.backend.vocab_size for source in sources)

@@ -1,9 +1,9 @@
 """Beam search over segments: several responses are kept, and the likeliest continued in every way.
 
-Where the fusion loop commits the winner of a contest, a beam commits every candidate, each to
-a copy of the state, and keeps the ``width`` responses whose segments have the lowest mean cost
-so far. A beam of 1 is the fusion loop. The stages are those of
-``coolfusion.decoding.segments.decoder``: a state is a value, so branching it is free.
+The fusion loop commits the winner of a contest. A beam commits every candidate, each to a copy of
+the state. It keeps the ``width`` responses whose segments have the lowest mean cost. A beam of 1
+is the fusion loop. The stages are those of ``coolfusion.decoding.segments.decoder``: a state is a
+value, so branching it is free.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class BeamSearch:
     """Searches for the ``width`` best responses of a decoder's sources.
 
     With a width above 1, segments that all sources agree on are scored too, so that costs can be
-    compared. Raises ``UsageError`` for a width below 1, and above 1 for a recipe with a gate or
-    a budget, which would leave segments without a cost.
+    compared. Raises ``UsageError`` for a width below 1. It also does so above 1 with a gate or a
+    budget, which would leave segments without a cost.
     """
 
     def __init__(self, decoder: SegmentDecoder, width: int = 4) -> None:

@@ -114,8 +114,8 @@ def leads(step: SegmentStep, recipe: Recipe) -> list[str]:
 def merge(step: SegmentStep, recipe: Recipe) -> None:
     """Make one candidate of equal drafts, in the order of the sources.
 
-    Unless ends compete, an end is not a candidate but a question: one that every source
-    with a draft agrees on is answered at once, any other is left for ``rerank``.
+    Unless ends compete, an end is not a candidate but a question. If every source with a draft
+    wants the end, it is answered at once; else ``rerank`` answers it.
     """
     drafters: dict[tuple[str, bool], list[str]] = {}
     for name, draft in step.all_drafts:

@@ -1,7 +1,7 @@
 """The fusion loop: draft, merge, score, rerank, commit (arXiv 2407.19807, section 3).
 
-States are immutable and a step is a pure function of a state, so a response can be
-branched, resumed or decoded beside others without changing what it says.
+States are immutable and a step is a pure function of a state. A response can be branched, resumed
+or decoded beside others, and its text stays the same.
 """
 
 from __future__ import annotations

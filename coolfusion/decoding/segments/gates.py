@@ -20,8 +20,8 @@ from coolfusion.errors import UsageError
 class LeadDraft:
     """What the lead source drafted, and what it thinks of it itself.
 
-    ``log_likelihood`` (nats) is of ``num_tokens`` tokens, its end among them where the draft
-    ``ends``; both are what this source's column of a score table would hold.
+    ``log_likelihood`` (nats) is of ``num_tokens`` tokens, with the end among them where the draft
+    ``ends``. A score table would hold both in this source's column.
     """
 
     text: str

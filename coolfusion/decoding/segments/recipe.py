@@ -40,11 +40,11 @@ class Recipe:
 
     ``weights`` (by source name; none: equal ones) are those of the end question. A reranker
     brings its own: ``make_recipe`` keeps the two the same. The lead source has the greatest
-    of them: a ``gate`` may let its draft stand uncontested, and it goes on alone once the
-    ``budget`` is spent. A ``prior`` and ``hedge``, the learning rate of Hedge (0: none),
-    multiply the weights by what the prompt and the response tell of each source. Every
-    source drafts ``num_samples`` times in a step; more than one needs a temperature. ``scores``
-    says what segments are scored by: their canonical "tokens" or all covers of their "bytes".
+    weight. A ``gate`` may let its draft stand uncontested, and it goes on alone once the
+    ``budget`` is spent. A ``prior`` and ``hedge``, the learning rate of Hedge (0: none), multiply
+    the weights by what the prompt and the response tell of each source. Every source drafts
+    ``num_samples`` times in a step; more than one needs a temperature. ``scores`` says what
+    segments are scored by: their canonical "tokens" or all covers of their "bytes".
     """
 
     boundary: Boundary = words

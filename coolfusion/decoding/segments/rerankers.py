@@ -1,7 +1,7 @@
 """Rerankers: from log-likelihoods of candidates to one cost each; the lowest wins.
 
-With log-likelihood ``L[c, k]`` (nats) of candidate ``c`` under source ``k``, which took
-``n[c, k]`` tokens for it, ``b[c]`` UTF-8 bytes and weights ``w[k]`` that sum to 1:
+``L[c, k]`` is the log-likelihood (nats) of candidate ``c`` under source ``k``, and ``n[c, k]`` its
+tokens there. ``b[c]`` are its UTF-8 bytes, and the weights ``w[k]`` sum to 1:
 
     mean_perplexity   sum_k w[k] * exp(-L[c, k] / n[c, k])       (arXiv 2407.19807, section 3)
     mean_nll          sum_k w[k] * -L[c, k] / n[c, k]
@@ -194,11 +194,10 @@ def leave_one_out(reranker: Reranker) -> Reranker:
 def calibrated(reranker: Reranker) -> Reranker:
     """Measure each source's log-likelihoods and tokens in units of its own running means.
 
-    The means are over the segments committed before in this response, together with
-    ``PRIOR_TOKENS`` tokens of one nat each, and the units are scaled back by the mean source's
-    (``weights``-averaged) ones, so that costs keep theirs. After it, a source that is surprised
-    by everything says no more than one that is surprised by nothing. Before the first contest
-    it changes nothing.
+    The means are over the segments committed before in this response, with ``PRIOR_TOKENS``
+    tokens of one nat each added. They are scaled back by the ``weights``-averaged means, so that
+    costs keep their units. After it, a source that is surprised by everything says no more than
+    one that is surprised by nothing. Before the first contest it changes nothing.
     """
 
     def costs(table: ScoreTable) -> Floats:

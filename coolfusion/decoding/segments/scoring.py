@@ -11,9 +11,9 @@ also says that no ``egory`` follows; a source with shorter tokens does not. By b
 
     L = log sum_b F(s y b) - log F(s)
 
-over what may come where a segment is cut: white space and the end (anything, after a script that
-is written without spaces), with ``F`` the sum over covers of ``coolfusion.tokenization.covers``. A segment that
-ends the response gets the end alone.
+over what may follow a cut: white space and the end. After a script that is written without
+spaces, anything may follow. ``F`` is the sum over covers of ``coolfusion.tokenization.covers``. A
+segment that ends the response gets the end alone.
 """
 
 from __future__ import annotations

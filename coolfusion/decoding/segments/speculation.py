@@ -1,11 +1,14 @@
 """Cross-verification: one source guesses several segments ahead, the others check them at once.
 
-A guess is verified by asking every source about it in one pass. What the sources then say,
-token by token, they say from memory (``coolfusion.decoding.answer_cache``), so the fusion loop runs as it
-always does and its outcome cannot depend on any guess: agreed segments cost nothing more, a
-source that disagrees drafts from where it parts ways, and what is left of a guess after a
-contest is still remembered. Guesses come from the source that is cheapest for what its
-guesses are worth, from text that has been said before, or from an outside drafter.
+Every other source scores a guess in one forward pass, and the answer cache
+(``coolfusion.decoding.answer_cache``) keeps the answers. The fusion loop then runs as it always
+does, and its outcome cannot depend on any guess. Segments that all sources agree on cost nothing
+more. A source that disagrees drafts from the token where it differs. After a contest, the rest of
+a guess is still valid if its segment won.
+
+A guess comes from a source, from earlier text, or from an outside drafter. The guesser with the
+lowest expected cost per character is chosen. Verification is that of speculative decoding
+(arXiv 2211.17192), with a contest in place of rejection.
 """
 
 from __future__ import annotations
@@ -203,7 +206,7 @@ class Speculator:
         """The prompt and the response in the outside drafter's ids."""
         memory = self._memory(state)
         if not memory.prompt:
-            # Whatever it is given, it only guesses; of several prompts it takes the first source's.
+            # A drafter only guesses, so any prompt will do: of several, the first source's.
             prompt = prompt_for(state.prompt, self._sources[0].name)
             messages = not isinstance(prompt, str)
             if messages and not getattr(source.tokenizer, "has_chat_template", True):
