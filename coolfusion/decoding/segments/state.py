@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from coolfusion.backends.source import Source
+from coolfusion.decoding.request import sampling_of
 from coolfusion.decoding.segments.rerankers import Tally
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.decoding.state import ResponseState
@@ -27,5 +28,12 @@ class State(ResponseState):
 
     def view(self, index: int, source: Source, sample: int = 0) -> SourceView:
         """What source number ``index`` sees; each ``sample`` has sampling noise of its own."""
-        view = ResponseState.view(self, index, source, sample)
-        return replace(view, encoded=self.encoded[index])
+        sampling = sampling_of(self.request, source.name, sample)
+        return SourceView(
+            index,
+            source,
+            self.prompts[index],
+            self.encoded[index],
+            sampling,
+            self.sequence_id,
+        )
