@@ -4,7 +4,8 @@
     ├── UsageError            the caller asked for something that cannot be done; exit code 2
     │   ├── LossyTokenizerError   a tokenizer cannot reproduce text
     │   ├── PromptError           a prompt is empty, too long or of the wrong kind
-    │   └── LoadError             a model folder cannot be used
+    │   ├── LoadError             a model folder cannot be used
+    │   └── UnknownOptionError    an option of that name does not exist; a TypeError too
     └── SourceError           a source failed while it was decoding
         ├── NonFiniteError        its model returned NaN or infinity
         └── ContextLengthError    its context window is full
@@ -38,6 +39,10 @@ class PromptError(UsageError):
 
 class LoadError(UsageError):
     """A model or tokenizer cannot be loaded from where it was said to be."""
+
+
+class UnknownOptionError(UsageError, TypeError):
+    """An option was given that does not exist; the message says which one may be meant."""
 
 
 class SourceError(CoolfusionError, RuntimeError):
