@@ -10,9 +10,10 @@ from typing import Any, final
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.config.file import settled_options
-from coolfusion.config.fusion_config import FusionConfig
-from coolfusion.config.options import check_fusion_options, one_each
-from coolfusion.config.strategies import MIXTURE, SEGMENTS, strategy_named
+from coolfusion.config.kinds import MIXTURE, SEGMENTS, strategy_named
+from coolfusion.config.options import FusionConfig
+from coolfusion.config.plan import one_each, plan_fusion
+from coolfusion.config.spelling import checks_keywords
 from coolfusion.decoding.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
@@ -91,6 +92,7 @@ class FusionModel:
         return all(getattr(s.tokenizer, "has_chat_template", True) for s in self.sources)
 
     @classmethod
+    @checks_keywords
     def from_pretrained(
         cls,
         models: str | Path | Sequence[str | Path] | None = None,
@@ -123,49 +125,41 @@ class FusionModel:
     ) -> FusionModel:
         """Load sources from folders or hub ids; with no models named, the built-in ones.
 
-        ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), which says all
-        that follows about the fusion; so does ``config`` beside other models. What is given here
-        replaces what the file says. ``names`` label the sources (default: the last part of each
-        path). ``preset`` is "default" (if none is given) or "paper"; ``reranker``, ``weights`` (by
-        name or in order), ``lead`` and ``boundary`` replace parts of it, and ``end_rule``,
-        ``gate``, ``budget``, ``prior``, ``hedge``, ``num_samples`` and ``scores`` are those of
-        ``make_recipe``. With the ``strategy`` "mixture" (default: "segments"), of these only
-        ``weights`` and ``prior`` mean anything; ``mixing`` names the rule and ``route`` is "auto",
-        "tokens" or "bytes". ``device`` and ``dtype`` hold for all sources or are given one each.
-        ``speculation`` lets sources guess ahead for one another and ``drafter`` names a further
-        model to guess for them; neither changes any text. ``progress`` is called with (name, how
-        many are loaded, of how many). Raises ``UsageError`` for what cannot be done as asked.
+        ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), and so may
+        ``config`` beside other models. What is given here replaces what the file says. What each
+        option does is said in docs/options.md. ``device`` and ``dtype`` hold for all sources or are
+        given one each. ``speculation`` and ``drafter`` change no text. ``model_options`` are
+        passed on to transformers. ``progress`` is called with (name, how many are loaded, of how
+        many). Raises ``UsageError`` for what cannot be done as asked.
         """
-        settled = settled_options(
-            models,
-            config,
-            names=names,
-            preset=preset,
-            reranker=reranker,
-            weights=weights,
-            lead=lead,
-            boundary=boundary,
-            end_rule=end_rule,
-            gate=gate,
-            budget=budget,
-            prior=prior,
-            hedge=hedge,
-            num_samples=num_samples,
-            scores=scores,
-            strategy=strategy,
-            mixing=mixing,
-            route=route,
-        )
-        paths = list(settled.pop("models", None) or builtin_paths())
-        plan = check_fusion_options(paths, drafter=drafter, **settled)
+        given = {
+            "names": names,
+            "preset": preset,
+            "reranker": reranker,
+            "weights": weights,
+            "lead": lead,
+            "boundary": boundary,
+            "end_rule": end_rule,
+            "gate": gate,
+            "budget": budget,
+            "prior": prior,
+            "hedge": hedge,
+            "num_samples": num_samples,
+            "scores": scores,
+            "strategy": strategy,
+            "mixing": mixing,
+            "route": route,
+            "drafter": drafter,
+        }
+        said = settled_options(models, config, given)
+        paths = list(said.pop("models", None) or builtin_paths())
+        plan = plan_fusion(paths, said)
         if drafter is not None and not speculation:
             raise UsageError(
                 "A drafter only guesses ahead. Switch speculation on, or leave it out."
             )
-        devices, dtypes = (
-            one_each(device, len(paths), "device"),
-            one_each(dtype, len(paths), "dtype"),
-        )
+        devices = one_each(device, len(paths), "device")
+        dtypes = one_each(dtype, len(paths), "dtype")
         from coolfusion.backends.huggingface import load_source
 
         load = partial(
@@ -194,22 +188,99 @@ class FusionModel:
             mixture=plan.mixture,
         )
 
+    @checks_keywords
     def generate(
-        self, prompt: Prompt, *, strategy: str | None = None, **settings: Any
+        self,
+        prompt: Prompt,
+        *,
+        strategy: str | None = None,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_segment_tokens: int | None = None,
+        on_source_error: str = "drop",
     ) -> Generation:
-        """One response, by the fusion's strategy or another. ``settings`` are those of ``request``."""
-        return self.decoder_for(strategy).generate(prompt, request(**settings))
+        """One response, by the fusion's strategy or another.
 
+        At most ``max_new_tokens``, counted by the source that needs most; before the first of the
+        texts ``stop``. A ``temperature`` above 0 draws tokens with the noise of ``seed``, from the
+        ``top_k`` likeliest (0: all) that have ``top_p`` of the probability together. A draft is cut
+        after ``max_segment_tokens`` (None: where its boundary does). A source that fails is left out
+        (``on_source_error="drop"``) or raises its ``SourceError`` ("raise"). Raises ``UsageError``
+        for values that make no sense, and ``PromptError`` for a prompt that a source cannot take.
+        """
+        wanted = request(
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_segment_tokens=max_segment_tokens,
+            on_source_error=on_source_error,
+        )
+        return self.decoder_for(strategy).generate(prompt, wanted)
+
+    @checks_keywords
     def stream(
-        self, prompt: Prompt, *, strategy: str | None = None, **settings: Any
+        self,
+        prompt: Prompt,
+        *,
+        strategy: str | None = None,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_segment_tokens: int | None = None,
+        on_source_error: str = "drop",
     ) -> Iterator[Step]:
-        """Steps as they are committed; their ``text``s join to the response."""
-        return self.decoder_for(strategy).stream(prompt, request(**settings))
+        """Steps as they are committed; their ``text``s join to the response of ``generate``."""
+        wanted = request(
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_segment_tokens=max_segment_tokens,
+            on_source_error=on_source_error,
+        )
+        return self.decoder_for(strategy).stream(prompt, wanted)
 
-    def n_best(self, prompt: Prompt, width: int = 4, **settings: Any) -> list[Ranked]:
-        """Up to ``width`` distinct responses by beam search, the best first."""
-        return BeamSearch(self.decoder, width).generate(prompt, request(**settings))
+    @checks_keywords
+    def n_best(
+        self,
+        prompt: Prompt,
+        width: int = 4,
+        *,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_segment_tokens: int | None = None,
+        on_source_error: str = "drop",
+    ) -> list[Ranked]:
+        """Up to ``width`` distinct responses by beam search, the best first; options as in ``generate``."""
+        wanted = request(
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_segment_tokens=max_segment_tokens,
+            on_source_error=on_source_error,
+        )
+        return BeamSearch(self.decoder, width).generate(prompt, wanted)
 
+    @checks_keywords
     def generate_batch(
         self,
         prompts: Sequence[Prompt],
@@ -217,13 +288,30 @@ class FusionModel:
         max_rows: int = MAX_ROWS,
         max_batch_tokens: int = MAX_TOKENS,
         strategy: str | None = None,
-        **settings: Any,
+        max_new_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_segment_tokens: int | None = None,
+        on_source_error: str = "drop",
     ) -> list[Generation]:
         """One response per prompt, each the same as ``generate`` would give.
 
         At most ``max_rows`` are decoded side by side, fewer where their prompts and
         ``max_new_tokens`` together exceed ``max_batch_tokens``.
         """
+        wanted = request(
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            max_segment_tokens=max_segment_tokens,
+            on_source_error=on_source_error,
+        )
         return self.decoder_for(strategy).generate_batch(
-            prompts, request(**settings), max_rows=max_rows, max_tokens=max_batch_tokens
+            prompts, wanted, max_rows=max_rows, max_tokens=max_batch_tokens
         )

@@ -22,6 +22,7 @@ from coolfusion.cli import (
     swarm,
     tune,
 )
+from coolfusion.cli.command_parser import CommandParser
 from coolfusion.errors import CoolfusionError, UsageError
 
 COMMANDS = (generate, evaluate, inspect, merge, swarm, tune)
@@ -34,7 +35,9 @@ def parser(command: str = "", defaults: Mapping[str, Any] | None = None) -> argp
         description="Fuse language models with different tokenizers as they decode.",
     )
     top.add_argument("--version", action="version", version=f"coolfusion {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
     for each in COMMANDS:
         each.add_parser(commands)
     if defaults:

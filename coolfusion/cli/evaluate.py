@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
-from coolfusion.cli.options import add_strategy_options
+from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
+from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ _FREE = frozenset(
 
 def add_parser(commands: Any) -> None:
     """Add this command's options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "eval",
-        help="find out whether fusing pays on your own task",
+        summary="find out whether fusing pays on your own task",
         description="Measure every source alone, whole-answer baselines and the fusion on a task.",
+        example="coolfusion eval -m folder/one -m folder/two --task rows.jsonl --output results",
     )
     group = parser.add_argument_group("evaluation")
     group.add_argument(
@@ -72,10 +75,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--include-path", metavar="FOLDER", help="task files of your own for lm_eval:NAME"
     )
-    options.add_model_options(parser)
-    options.add_fusion_options(parser)
-    add_strategy_options(parser)
-    options.add_request_options(parser)
+    options.add_groups(parser, MODELS, FUSION, SPEED, STRATEGY, RESPONSE)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output", metavar="FOLDER", help="where answers and reports go; finished work is kept"
@@ -84,6 +84,7 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
     )
+    parser.shows("task", "metric", "systems", "limit", "output")
     parser.set_defaults(run=run)
 
 

@@ -10,9 +10,10 @@ from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import files, options, rows
-from coolfusion.cli.options import add_strategy_options
+from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.prompts import own_prompts, prompt_of
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
+from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Add this command's options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "generate",
-        help="answer a prompt with several models at once",
+        summary="answer a prompt with several models at once",
         description="Answer a prompt, or a file of prompts, with several models at once.",
+        example='coolfusion generate -m folder/one -m folder/two --max-new-tokens 100 "Why is the sky blue?"',
     )
     parser.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="the prompt; - reads standard input"
@@ -46,10 +49,7 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="continue the prompt as it stands, without chat templates",
     )
-    options.add_model_options(parser)
-    options.add_fusion_options(parser)
-    add_strategy_options(parser)
-    options.add_request_options(parser)
+    options.add_groups(parser, MODELS, FUSION, SPEED, STRATEGY, RESPONSE)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--json", action="store_true", help="print one JSON object instead of streaming text"
@@ -76,8 +76,9 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="fewer rows side by side where they would need more cached tokens than this",
     )
-    output.add_argument("--no-color", action="store_true")
+    output.add_argument("--no-color", action="store_true", help="print no colors")
     output.add_argument("-q", "--quiet", action="store_true", help="no legend and no summary")
+    parser.shows("system", "input", "output", "explain", "json")
     parser.set_defaults(run=run)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from coolfusion.cli import files, options
+from coolfusion.cli.command_parser import add_command
+from coolfusion.config.options import MODELS
 from coolfusion.errors import UsageError
 
 _VISIBLE = str.maketrans({" ": "\u00b7", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"})
@@ -15,15 +17,20 @@ _VISIBLE = str.maketrans({" ": "\u00b7", "\n": "\u21b5", "\t": "\u21e5", "\r": "
 
 def add_parser(commands: Any) -> None:
     """Add this command's options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "inspect",
-        help="show how tokenizers cut a text",
+        summary="show how tokenizers cut a text",
         description="Show how each tokenizer cuts a text and which cuts all of them ratify.",
+        example='coolfusion inspect -m folder/one -m folder/two --text "Tom has 3 apples."',
     )
     parser.add_argument("--text", metavar="TEXT", help="the text; - reads standard input")
     parser.add_argument("--boundary", default="words", help="the rule that proposes cuts")
-    parser.add_argument("--json", action="store_true")
-    options.add_model_options(parser)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of lines"
+    )
+    options.add_groups(parser, MODELS)
+    parser.shows("text", "boundary", "json")
     parser.set_defaults(run=run)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.checkpoints import checkpoints_of
+from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
@@ -30,10 +31,12 @@ STEP = ("model", "on", "base", "weights", "seed", "dtype", *PARAMETERS)
 
 def add_parser(commands: Any) -> None:
     """Add this command's options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "merge",
-        help="merge checkpoints of one architecture into one checkpoint",
+        summary="merge checkpoints of one architecture into one checkpoint",
         description="Merge checkpoints of one architecture, or LoRA adapters, into one checkpoint.",
+        example="coolfusion merge --method linear -m folder/one -m folder/two --weights 0.7,0.3 --output merged",
     )
     parser.add_argument("--method", help=METHODS)
     parser.add_argument(
@@ -63,6 +66,8 @@ def add_parser(commands: Any) -> None:
     output.add_argument("--overwrite", action="store_true", help="replace an earlier merge there")
     output.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="such as 500MB")
     output.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    parser.shows("method", "model", "base", "on", "weights", "seed", "dtype", "recipe", *PARAMETERS)
+    parser.shows("output", "overwrite")
     parser.set_defaults(run=run)
 
 

@@ -1,7 +1,4 @@
-"""Options that say whether segments are fused or distributions are mixed, and how.
-
-Options that commands share: which models, how to fuse them, how far to go.
-"""
+"""Options that commands share, made from the one table: which models, how to fuse, how far to go."""
 
 from __future__ import annotations
 
@@ -9,218 +6,102 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from coolfusion.cli.command_parser import CommandParser
+from coolfusion.config.kinds import (
+    FLAG,
+    MIXTURE,
+    SEGMENTS,
+    TEXT_OR_TEXTS,
+    TEXTS,
+    WEIGHTS,
+    Option,
+)
+from coolfusion.config.options import (
+    BY_NAME,
+    FUSION,
+    MODELS,
+    OPTIONS,
+    RESPONSE,
+    SPEED,
+    STRATEGY,
+    options_of,
+    resume_settings,
+)
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
     from coolfusion.decoding.request import Request
     from coolfusion.fusion import FusionModel
 
-
-def add_strategy_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say whether segments are fused or distributions are mixed."""
-    group = parser.add_argument_group("strategy")
-    group.add_argument(
-        "--strategy",
-        metavar="NAME",
-        help="segments (default), or mixture: the sources' distributions are mixed at every step",
-    )
-    group.add_argument(
-        "--mixing",
-        metavar="RULE",
-        help="of a mixture: arithmetic (default), geometric, top_k_union or top_k_union(N)",
-    )
-    group.add_argument(
-        "--route",
-        metavar="NAME",
-        help="of a mixture: auto (default), tokens for sources that share a vocabulary, or bytes",
-    )
+# Where the value of an option is kept, if not under its own name: one -m names one model.
+_KEPT_AS = {"models": "model"}
 
 
-def strategy_options(arguments: argparse.Namespace) -> dict[str, str | None]:
-    """What the options say of the strategy; nothing for a command that has none."""
-    return {key: getattr(arguments, key, None) for key in ("strategy", "mixing", "route")}
+def add_groups(parser: CommandParser, *groups: str) -> None:
+    """Add the options of these groups of the table, under a heading each."""
+    for group in groups:
+        section = parser.add_argument_group(group)
+        for option in options_of(group):
+            add_option(section, option)
+            if option.matters:
+                parser.shows(_kept_as(option))
 
 
-# Keys of a fusion file whose options have other names.
-_OPTION_OF = {"models": "model"}
+def add_option(section: argparse._ActionsContainer, option: Option) -> None:
+    """Add one option of the table."""
+    settings: dict[str, Any] = {"dest": _kept_as(option), "default": option.default}
+    text = option.help
+    if option.kind is FLAG:
+        settings["action"] = "store_false" if option.default else "store_true"
+        text = f"switch off: {text}" if option.default else text
+    else:
+        settings |= {"type": option.kind.read, "metavar": option.metavar}
+        settings["choices"] = option.choices
+    if option.repeats:
+        settings["action"] = "append"
+        settings["default"] = None if option.default is None else []
+        text += "; repeatable"
+    if option.said_by_default is not None:
+        settings["default"] = option.said_by_default
+    section.add_argument(*option.flags, help=f"{text} (default: {option.default_text})", **settings)
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options that name and load models."""
-    group = parser.add_argument_group("models")
-    group.add_argument(
-        "-m",
-        "--model",
-        action="append",
-        metavar="MODEL",
-        help="folder or hub id of a source; repeat for more (default: the built-in sources)",
-    )
-    group.add_argument(
-        "--config",
-        metavar="FILE",
-        help="a fusion file that says what these options would; those that are given replace its own",
-    )
-    group.add_argument("--names", help="comma-separated names of the sources, in order")
-    group.add_argument("--device", help="cpu, cuda, cuda:1 ...; comma-separated for one each")
-    group.add_argument(
-        "--dtype", help="auto, float32, bfloat16 or float16; comma-separated for one each"
-    )
-    group.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that comes with a checkpoint"
-    )
-    group.add_argument(
-        "--lossy-ok", action="store_true", help="accept tokenizers that cannot reproduce text"
-    )
-
-
-def add_fusion_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say how sources are fused."""
-    group = parser.add_argument_group("fusion")
-    group.add_argument(
-        "--preset", default="default", help="default, or paper for the published method"
-    )
-    group.add_argument(
-        "--reranker",
-        help="mean_nll, mean_perplexity, bits_per_byte, mixture, lead(NAME), or one of these inside "
-        "of leave_one_out(...), calibrated(...), without_outliers(..., 10), weighted(..., NAME=2, ...)",
-    )
-    group.add_argument("--weights", help="weights of the sources: 1,2,1 in order or name=1,name=2")
-    group.add_argument("--lead", metavar="NAME", help="let this source alone judge the candidates")
-    group.add_argument("--boundary", help="words, phrases(n), lines, sentences or whole_response")
-    group.add_argument("--end-rule", help="joint_odds, majority_mass, token_contest or compete")
-    group.add_argument(
-        "--gate",
-        metavar="P",
-        help="commit the heaviest source's draft without a contest where its tokens' geometric-mean "
-        "probability is at least P",
-    )
-    group.add_argument(
-        "--budget",
-        metavar="N",
-        help="at most N contests in a response, or tokens(N) scored tokens; after that the heaviest "
-        "source goes on alone",
-    )
-    group.add_argument(
-        "--prior",
-        metavar="prompt",
-        help="prompt or prompt(T): weights from how well sources predict the prompt, at temperature T",
-    )
-    group.add_argument(
-        "--hedge",
-        type=float,
-        metavar="ETA",
-        help="learning rate by which a response updates the weights of sources (Hedge; 0: none)",
-    )
-    group.add_argument(
-        "--drafts",
-        dest="num_samples",
-        type=int,
-        metavar="N",
-        help="drafts of each source in a step, if it samples (--samples of eval is about votes)",
-    )
-    group.add_argument(
-        "--scores",
-        metavar="WHAT",
-        help="score segments by their tokens (default), or by bytes: whatever tokens write them",
-    )
-    _add_guessing(group)
-
-
-def _add_guessing(group: argparse._ArgumentGroup) -> None:
-    """Options that change what a response costs, and nothing else."""
-    group.add_argument(
-        "--no-speculation",
-        dest="speculation",
-        action="store_false",
-        help="let no source guess ahead for the others; slower, with the same output",
-    )
-    group.add_argument(
-        "--drafter",
-        metavar="MODEL",
-        help="a small model that guesses ahead and takes no other part",
-    )
-
-
-def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """Options that bound and colour a response."""
-    group = parser.add_argument_group("response")
-    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
-    group.add_argument(
-        "--max-segment-tokens", type=int, metavar="N", help="cut a draft by force after N tokens"
-    )
-    group.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)"
-    )
-    group.add_argument("--top-k", type=int, default=0, metavar="K")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
-    )
-    group.add_argument("--on-source-error", choices=("drop", "raise"), default="drop")
+def said(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the table that a command has, by name."""
+    kept = [each for each in OPTIONS if hasattr(arguments, _kept_as(each))]
+    return {each.name: _read(each, getattr(arguments, _kept_as(each))) for each in kept}
 
 
 def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     """The fusion that the options describe; a terminal is shown how far loading has come."""
-    from coolfusion.config.options import check_fusion_options
-    from coolfusion.config.strategies import MIXTURE, check_segments_options
+    from coolfusion.config.plan import check_strategy_options, plan_fusion
     from coolfusion.fusion import FusionModel
 
-    names = split_list(arguments.names)
-    options = {**recipe_options(arguments), **strategy_options(arguments)}
-    if options["strategy"] != MIXTURE:
-        check_segments_options(options)
-    check_fusion_options(arguments.model, names, drafter=arguments.drafter, **options)
+    names = {each.name for each in options_of(MODELS, FUSION, SPEED, STRATEGY)}
+    given = {name: value for name, value in said(arguments).items() if name in names}
+    if given.get("strategy") != MIXTURE:
+        check_strategy_options(SEGMENTS, given)
+    plan_fusion(given["models"], given)
     bar = Progress("loading", sys.stderr)
     quiet_transformers()
     fusion = FusionModel.from_pretrained(
-        arguments.model,
-        names=names,
-        device=_one_or_list(arguments.device),
-        dtype=_one_or_list(arguments.dtype),
-        trust_remote_code=arguments.trust_remote_code,
-        lossy_ok=arguments.lossy_ok,
-        speculation=arguments.speculation,
-        drafter=arguments.drafter,
-        progress=lambda name, done, total: bar.show(done, total, name),
-        **options,
+        **given, progress=lambda name, done, total: bar.show(done, total, name)
     )
     bar.clear()
     return fusion
-
-
-def recipe_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the options say of the recipe, by keywords of ``check_recipe_options``."""
-    return {
-        "preset": arguments.preset,
-        "reranker": arguments.reranker,
-        "weights": parse_weights(arguments.weights),
-        "lead": arguments.lead,
-        "boundary": arguments.boundary,
-        "end_rule": arguments.end_rule,
-        "gate": arguments.gate,
-        "budget": arguments.budget,
-        "prior": arguments.prior,
-        "hedge": arguments.hedge,
-        "num_samples": arguments.num_samples,
-        "scores": arguments.scores,
-    }
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
     """The request that the options describe. Raises ``UsageError`` for impossible limits."""
     from coolfusion.decoding.request import request
 
-    return request(
-        max_new_tokens=arguments.max_new_tokens,
-        stop=arguments.stop,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-        max_segment_tokens=arguments.max_segment_tokens,
-        on_source_error=arguments.on_source_error,
-    )
+    given = said(arguments)
+    return request(**{each.name: given[each.name] for each in options_of(RESPONSE)})
+
+
+def answer_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every option of the table that changes an answer, as JSON has it, for runs that go on."""
+    return resume_settings(said(arguments))
 
 
 def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -229,7 +110,6 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
     The file is that of ``--config``, or a single ``-m`` that is one. None: there is no file.
     """
     from coolfusion.config.file import fusion_file_among, settled_options
-    from coolfusion.config.strategies import MIXTURE
 
     if not hasattr(arguments, "config"):
         return None
@@ -237,7 +117,7 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
         return None
     keys = ("reranker", "weights", "lead", "strategy")
     given = {key: getattr(arguments, key, None) for key in keys}
-    settled = settled_options(arguments.model, arguments.config, **given)
+    settled = settled_options(arguments.model, arguments.config, given)
     about_segments = hasattr(arguments, "reranker") and not hasattr(arguments, "strategy")
     if settled.get("strategy") == MIXTURE and about_segments:
         raise UsageError(
@@ -245,8 +125,21 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
             "segments. Leave the key out of the file, or use generate or eval."
         )
     settled.setdefault("models", None)
-    named = {_OPTION_OF.get(key, key): value for key, value in settled.items()}
-    return {key: value for key, value in named.items() if hasattr(arguments, key)}
+    kept = {_kept_as(BY_NAME[name]): value for name, value in settled.items()}
+    return {name: value for name, value in kept.items() if hasattr(arguments, name)}
+
+
+def _kept_as(option: Option) -> str:
+    return _KEPT_AS.get(option.name, option.name)
+
+
+def _read(option: Option, value: Any) -> Any:
+    """A value of the command line, or of a fusion file in its place, as Python takes it."""
+    if option.kind is WEIGHTS:
+        return parse_weights(value)
+    if option.kind in (TEXTS, TEXT_OR_TEXTS) and not option.repeats:
+        return split_list(value) if option.kind is TEXTS else _one_or_list(value)
+    return value
 
 
 def parse_weights(

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.checkpoints import checkpoints_of
+from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.terminal import say
+from coolfusion.config.options import BY_NAME
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,11 +31,13 @@ COEFFICIENTS = {
 
 def add_parser(commands: Any) -> None:
     """Add this command's options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "swarm",
-        help="search between checkpoints of one architecture for the best of all",
-        description="Particle swarm search (Model Swarms) between checkpoints of one architecture, "
+        summary="search between checkpoints of one architecture for the best of all",
+        description="Particle swarm search (Model Swarms) between checkpoints of one architecture,\n"
         "or LoRA adapters, for the one that does best on development examples.",
+        example="coolfusion swarm -m folder/one -m folder/two --task rows.jsonl --output found",
     )
     parser.add_argument(
         "-m",
@@ -62,6 +66,8 @@ def add_parser(commands: Any) -> None:
         "--scratch", metavar="DIR", help="where particles are written meanwhile (default: there)"
     )
     output.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    parser.shows("model", "task", "metric", "utility", "limit", "max_new_tokens", "stop", "device")
+    parser.shows("batch_size", "particles", "iterations", "patience", "trials", "seed", "output")
     parser.set_defaults(run=run)
 
 
@@ -86,17 +92,17 @@ def _add_utility_options(parser: argparse.ArgumentParser) -> None:
         help="your function of (folder of a checkpoint, device); repeat for more",
     )
     group.add_argument(
-        "--limit", type=int, default=200, metavar="N", help="the first N rows of a task (200)"
+        "--limit", type=int, default=200, metavar="N", help="the first N rows of a task"
     )
     group.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
     group.add_argument(
         "--raw", action="store_true", help="continue prompts as they stand, without chat templates"
     )
-    group.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    options.add_option(group, BY_NAME["max_new_tokens"])
+    options.add_option(group, BY_NAME["stop"])
     group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
+        "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
     )
-    group.add_argument("--batch-size", type=int, default=32, metavar="N")
     group.add_argument(
         "--include-path", metavar="FOLDER", help="task files of your own for lm_eval:NAME"
     )
@@ -104,38 +110,34 @@ def _add_utility_options(parser: argparse.ArgumentParser) -> None:
         "--device", help="cpu, cuda ...; comma-separated to evaluate on several at once"
     )
     group.add_argument("--run-dtype", help="auto, float32, bfloat16 or float16, for evaluations")
-    group.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that comes with a checkpoint"
-    )
-    group.add_argument(
-        "--lossy-ok", action="store_true", help="accept a tokenizer that cannot reproduce text"
-    )
+    options.add_option(group, BY_NAME["trust_remote_code"])
+    options.add_option(group, BY_NAME["lossy_ok"])
 
 
 def _add_search_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("search")
-    group.add_argument("--particles", type=int, default=20, metavar="N")
-    group.add_argument("--iterations", type=int, default=50, metavar="N", help="at most (50)")
+    group.add_argument("--particles", type=int, default=20, metavar="N", help="of the swarm")
+    group.add_argument("--iterations", type=int, default=50, metavar="N", help="at most")
     group.add_argument(
         "--patience",
         type=int,
         default=10,
         metavar="N",
-        help="iterations without a better best after which the search ends (10)",
+        help="iterations without a better best after which the search ends",
     )
     group.add_argument(
         "--restart",
         type=int,
         default=5,
         metavar="N",
-        help="iterations without a better own best after which a particle goes back to it (5)",
+        help="iterations without a better own best after which a particle goes back to it",
     )
     group.add_argument(
         "--reach",
         type=float,
         default=1.0,
         metavar="X",
-        help="crossover t a + (1 - t) b with t up to this (1; 2 goes beyond the experts)",
+        help="crossover t a + (1 - t) b with t up to this; 2 goes beyond the experts",
     )
     for name, text in COEFFICIENTS.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
@@ -144,9 +146,11 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="searches with coefficients drawn from the published grid, those given fixed (1)",
+        help="searches with coefficients drawn from the published grid, those given fixed",
     )
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the noise of the search"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

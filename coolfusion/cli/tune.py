@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
+from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
+from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
-    from coolfusion.config.fusion_config import FusionConfig
+    from coolfusion.config.options import FusionConfig
     from coolfusion.evaluation import Task
     from coolfusion.tuning import TuningPlan, TuningProgress, TuningReport
 
@@ -29,11 +31,13 @@ _FREE = frozenset(
 
 def add_parser(commands: Any) -> None:
     """Add this command's options."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "tune",
-        help="find weights, reranker, granularity and gate for your own task",
+        summary="find weights, reranker, granularity and gate for your own task",
         description="Search for the setting of a fusion that is best on a task, and write it to a "
-        "file that generate, eval and inspect accept.",
+        "file that\ngenerate, eval and inspect accept.",
+        example="coolfusion tune -m folder/one -m folder/two --task rows.jsonl --output tuned",
     )
     group = parser.add_argument_group("tuning")
     group.add_argument(
@@ -88,9 +92,7 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--raw", action="store_true", help="continue prompts as they stand, without chat templates"
     )
-    options.add_model_options(parser)
-    options.add_fusion_options(parser)
-    options.add_request_options(parser)
+    options.add_groups(parser, MODELS, FUSION, SPEED, RESPONSE)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
@@ -102,6 +104,7 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
     )
+    parser.shows("task", "metric", "search", "trials", "vary", "output")
     parser.set_defaults(run=run)
 
 
@@ -138,17 +141,17 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _base(arguments: argparse.Namespace) -> tuple[list[str], FusionConfig]:
     """The sources' names, and the untuned setting that the options describe."""
-    from coolfusion.config.fusion_config import FusionConfig, config_from
-    from coolfusion.config.options import check_recipe_options
+    from coolfusion.config.file import config_from
+    from coolfusion.config.plan import plan_recipe, recipe_options
 
-    said = options.recipe_options(arguments)
-    names, _ = check_recipe_options(arguments.model, options.split_list(arguments.names), **said)
-    if said["preset"] == "default":
-        del said["preset"]
-    if isinstance(said["weights"], list):
-        said["weights"] = dict(zip(names, said["weights"], strict=True))
-    given = {key: value for key, value in said.items() if value is not None}
-    return names, config_from(given) if given else FusionConfig()
+    said = options.said(arguments)
+    names, _ = plan_recipe(arguments.model, said)
+    given = recipe_options(said)
+    if given["preset"] == "default":
+        del given["preset"]
+    if isinstance(given.get("weights"), list):
+        given["weights"] = dict(zip(names, given["weights"], strict=True))
+    return names, config_from(given)
 
 
 def _plan(arguments: argparse.Namespace) -> TuningPlan:

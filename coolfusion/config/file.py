@@ -21,13 +21,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from coolfusion.config.fusion_config import FusionConfig, config_from
-from coolfusion.config.strategies import MIXTURE, MIXTURE_ONLY, SEGMENTS_ONLY
-from coolfusion.errors import UsageError
+from coolfusion.config.kinds import MIXTURE, SEGMENTS
+from coolfusion.config.options import BY_NAME, OPTIONS, FusionConfig
+from coolfusion.config.plan import check_named_sources, check_strategy_options
+from coolfusion.config.spelling import did_you_mean
+from coolfusion.errors import UnknownOptionError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +38,9 @@ else:
 
 FILE_NAME: Final = "fusion.toml"
 HEADING: Final = "# Which models are fused, and how. FusionModel.from_pretrained reads this.\n"
+
+
+KEYS: Final = tuple(each.name for each in fields(FusionConfig))
 
 
 def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
@@ -58,6 +63,21 @@ def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
     except UsageError as error:
         raise UsageError(f'In the fusion file "{file}": {error}') from error
     return replace(config, models=tuple(_located(model, file.parent) for model in config.models))
+
+
+def config_from(data: Mapping[str, Any]) -> FusionConfig:
+    """The configuration that keys and values describe, lists and tables as a file has them.
+
+    Raises ``UsageError`` naming the key that is wrong and what is allowed.
+    """
+    for key, value in data.items():
+        _check(key, value)
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+    }
+    config = FusionConfig(**values)
+    _check_together(config)
+    return config
 
 
 def write_fusion_file(path: str | os.PathLike[str], config: FusionConfig) -> None:
@@ -100,9 +120,9 @@ def fusion_file_among(models: object) -> Path | None:
 def settled_options(
     models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None,
     config: str | os.PathLike[str] | FusionConfig | None,
-    **given: Any,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Keywords of ``FusionModel.from_pretrained`` from a fusion file and what is given beside it.
+    """Options by name, from a fusion file and what is ``given`` beside it (None: nothing).
 
     ``models`` may be that file, a single model or several. Raises ``UsageError`` for two files.
     """
@@ -134,12 +154,42 @@ def overridden(said: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
         replaced |= {"reranker", "weights"}
     if replaced & {"reranker", "weights"}:
         replaced.add("lead")
-    if given.get("strategy") == MIXTURE:
-        replaced |= SEGMENTS_ONLY.keys()
-    elif "strategy" in replaced:
-        replaced |= MIXTURE_ONLY.keys()
+    if "strategy" in replaced:
+        other = SEGMENTS if given["strategy"] == MIXTURE else MIXTURE
+        replaced |= {each.name for each in OPTIONS if each.strategy == other}
     kept = {key: value for key, value in said.items() if key not in replaced}
     return {**kept, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _check(key: str, value: Any) -> None:
+    """Raise ``UsageError`` unless the key is one of a file and may have this value."""
+    if key in KEYS:
+        BY_NAME[key].check_value(value)
+    elif key in BY_NAME:
+        raise UsageError(f"{key} is no key of a fusion file: {BY_NAME[key].not_in_file}.")
+    else:
+        said = [
+            f'there is no key "{key}".',
+            did_you_mean(key, KEYS),
+            f"The keys are {', '.join(KEYS)}.",
+        ]
+        raise UnknownOptionError(" ".join(filter(None, said)))
+
+
+def _check_together(config: FusionConfig) -> None:
+    """Raise ``UsageError`` where keys that are right alone do not go together."""
+    check_strategy_options(config.strategy or SEGMENTS, config.said())
+    if config.lead is not None:
+        against = next((k for k in ("reranker", "weights") if getattr(config, k)), None)
+        if against is not None:
+            raise UsageError(f"lead and {against} exclude each other. A lead judges alone.")
+    if config.models and config.names and len(config.models) != len(config.names):
+        raise UsageError(
+            f"names has {len(config.names)} entries for {len(config.models)} models. Give one each."
+        )
+    labels = config.names or tuple(Path(model).name for model in config.models)
+    if labels:
+        check_named_sources(labels, config.weights, config.lead)
 
 
 def _located(model: str, folder: Path) -> str:

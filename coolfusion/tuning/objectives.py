@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coolfusion.backends.source import Source
-from coolfusion.config.fusion_config import FusionConfig
-from coolfusion.config.options import check_recipe_options
+from coolfusion.config.options import FusionConfig
+from coolfusion.config.plan import plan_recipe
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, SegmentDecoder
 from coolfusion.decoding.segments.recipe import Recipe
@@ -110,7 +110,7 @@ class Answers:
 def recipe_of(config: FusionConfig, sources: Sequence[Source]) -> Recipe:
     """The recipe that a setting describes for ``sources``; ``UsageError`` as for any recipe."""
     names = [source.name for source in sources]
-    return check_recipe_options(names, names, **config.recipe_options())[1]
+    return plan_recipe(names, {**config.said(), "names": names})[1]
 
 
 def answer_rows(system: System, rows: Sequence[Row], record: Record, progress: RowsDone) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coolfusion.config.fusion_config import FusionConfig
-from coolfusion.config.options import check_recipe_options
+from coolfusion.config.options import FusionConfig
+from coolfusion.config.plan import plan_recipe
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.plan import row_metrics
@@ -52,7 +52,7 @@ class TuningPlan:
                 )
         metrics = row_metrics(task, self.metric)
         split = split_rows(task, self.held_out, self.seed)
-        check_recipe_options(list(sources), list(sources), **base.recipe_options())
+        plan_recipe(list(sources), {**base.said(), "names": list(sources)})
         of_references = metrics[task.rows[0].id].needs_likelihood
         space = make_space(
             sources,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from coolfusion.evaluation.statistics import paired_p_value
 from coolfusion.tuning.report import UNTUNED, Entry, SplitResult, TuningReport
 from coolfusion.tuning.space import label

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
 from coolfusion.evaluation.tasks import Row

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from coolfusion.config.fusion_config import FusionConfig, config_from
+from coolfusion.config.file import config_from
+from coolfusion.config.options import OPTIONS, FusionConfig
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.errors import UsageError
 from coolfusion.types import Floats
@@ -27,9 +28,9 @@ NONE: Final = "none"
 MIN_WEIGHT: Final = 0.01  # of a source before normalising: none is ever switched off
 DIGITS: Final = 4  # of a weight; settings that agree in these are one setting
 DEFAULT_CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
-    "reranker": ("mean_nll", "mean_perplexity", "bits_per_byte", "mixture"),
-    "boundary": ("words", "phrases(3)", "sentences"),
-    "gate": (NONE, 0.9),
+    each.name: tuple(NONE if value is None else value for value in each.tried)
+    for each in OPTIONS
+    if each.tried
 }
 KNOBS: Final = (WEIGHTS, *DEFAULT_CHOICES)
 

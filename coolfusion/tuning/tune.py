@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from coolfusion.backends.source import Source
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION
 from coolfusion.decoding.segments.speculation import Speculation

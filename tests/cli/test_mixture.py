@@ -10,7 +10,7 @@ import pytest
 
 from coolfusion import FusionModel, UsageError, read_trace
 from coolfusion.config.file import write_fusion_file
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from tests.cli.conftest import QUESTION, Run
 
 CHAT = [{"role": "user", "content": QUESTION}]
@@ -62,7 +62,7 @@ def test_generate_streams_explains_and_records(
         (("--strategy", "mixture", "--mixing", "harmonic"), 'no mixing rule "harmonic"'),
         (("--strategy", "mixture", "--route", "words"), 'no route "words"'),
         (("--strategy", "mixture", "--weights", "one=1"), 'no weight for source "two"'),
-        (("--strategy", "mixture", "--weights", "one=1,tom=1"), 'no source "tom"'),
+        (("--strategy", "mixture", "--weights", "one=1,tom=1"), 'weights names "tom", which is no source'),
         (("--strategy", "mixture", "--max-segment-tokens", 3), "max_segment_tokens is 3"),
         (("--strategy", "mixture", "--mixing", "top_k_union", "--route", "bytes"), "for tokens"),
         (("--strategy", "blend"), 'no strategy "blend"'),

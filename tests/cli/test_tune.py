@@ -10,7 +10,7 @@ import pytest
 
 from coolfusion import FusionModel
 from coolfusion.config.file import read_fusion_file, write_fusion_file
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from coolfusion.evaluation import Record
 from tests.cli.conftest import QUESTION, Run
 

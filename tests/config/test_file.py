@@ -10,13 +10,15 @@ import pytest
 from coolfusion import FusionModel, Source, UsageError
 from coolfusion.backends import huggingface
 from coolfusion.config.file import (
+    config_from,
     fusion_file_among,
     overridden,
     read_fusion_file,
     settled_options,
     write_fusion_file,
 )
-from coolfusion.config.fusion_config import FusionConfig, config_from
+from coolfusion.config.options import FusionConfig
+from coolfusion.config.plan import recipe_options
 from coolfusion.decoding.segments.end_rules import majority_mass
 from coolfusion.decoding.segments.recipe import make_recipe
 from coolfusion.decoding.segments.rerankers import mixture
@@ -77,7 +79,7 @@ def test_what_is_written_is_read_back(config: FusionConfig, tmp_path: Path) -> N
 
 
 def test_every_key_is_one_of_the_recipe() -> None:
-    said = WHOLE.recipe_options()
+    said = recipe_options(WHOLE.said())
     others = {"lead", "models", "names", "strategy", "mixing", "route"}
     assert set(said) | others == set(FusionConfig.__slots__)
     make_recipe(**said)
@@ -119,7 +121,7 @@ def test_folders_are_found_from_the_file_and_written_whole(tmp_path: Path) -> No
         ("[weights]\na = 0", "weights is {'a': 0}; it must be a table of source names"),
         ("[weights]\na = 'much'", "weights is {'a': 'much'}"),
         ("models = ['a', 'b']\n[weights]\na = 1\nc = 1", 'weights names "c", which is no source'),
-        ("models = ['x/a', 'b']\n[weights]\na = 1", 'weights has none for source "b"'),
+        ("models = ['x/a', 'b']\n[weights]\na = 1", 'no weight for source "b"'),
         ("models = ['a']\nlead = 'b'", 'lead names "b", which is no source. They are a.'),
         ("lead = 'a'\nreranker = 'mixture'", "lead and reranker exclude each other"),
         ("models = ", "is not TOML"),
@@ -169,8 +171,8 @@ def test_what_is_given_replaces_what_is_said() -> None:
 
 def test_two_files_are_too_many() -> None:
     with pytest.raises(UsageError, match="Give one of them"):
-        settled_options("fusion.toml", "other.toml")
-    assert settled_options("a", None, hedge=0.5) == {"models": ["a"], "hedge": 0.5}
+        settled_options("fusion.toml", "other.toml", {})
+    assert settled_options("a", None, {"hedge": 0.5}) == {"models": ["a"], "hedge": 0.5}
 
 
 def test_a_model_is_loaded_as_its_file_says(tmp_path: Path, loaded: list[str]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from coolfusion.cli import parser
-from coolfusion.config.fusion_config import FusionConfig, config_from
+from coolfusion.config.file import config_from
+from coolfusion.config.options import FusionConfig
 from coolfusion.decoding.request import request
 from coolfusion.fusion import FusionModel
 
@@ -129,7 +130,7 @@ TOML = {
     "weights": {"x": 1, "y": 2},
 }
 # Accepted since; nothing that was accepted is gone.
-ADDED_OPTIONS: set[str] = set()
+ADDED_OPTIONS = {"--help-all"}
 ADDED_HARNESS: set[str] = set()
 
 

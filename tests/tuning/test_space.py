@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coolfusion import UsageError
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from coolfusion.evaluation import make_task
 from coolfusion.search import run
 from coolfusion.tuning import TuningPlan, label, make_space, propose, split_rows

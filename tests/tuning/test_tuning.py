@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from coolfusion import CoolfusionError, Request, SegmentDecoder, Source, UsageError, tuning
-from coolfusion.config.fusion_config import FusionConfig
+from coolfusion.config.options import FusionConfig
 from coolfusion.evaluation import EvaluationPlan, Record, Task, evaluate, make_task, metric_named
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.systems import System, decoding
