@@ -38,13 +38,19 @@ class CommandParser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(args, namespace)
         unknown = next((each.partition("=")[0] for each in rest if each.startswith("--")), None)
         if unknown is not None:
-            hint = did_you_mean(unknown, list(self._option_string_actions))
+            hint = did_you_mean(unknown, self._spellings())
             self.error(f"There is no option {unknown}. {hint or 'See --help-all.'}")
         return found, rest
 
     def format_usage(self) -> str:
         """One line, as an error shows it above its message."""
         return f"usage: {self.prog} [OPTIONS]; {self.prog} --help shows them\n"
+
+    def _spellings(self) -> dict[str, str]:
+        """Options by how they are written here, and by their names elsewhere."""
+        flags = self._option_string_actions
+        elsewhere = {each.dest: flag for flag, each in flags.items()}
+        return {**elsewhere, **{flag: flag for flag in flags}}
 
     def _matters(self, action: argparse.Action) -> bool:
         return not action.option_strings or action.required or action.dest in self.matter
@@ -74,7 +80,7 @@ class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
             return text
         if isinstance(action.default, bool):
             return f"{text} (default: off)".lstrip()
-        return f"{text} (default: {'%(default)s' if action.default else 'none'})".lstrip()
+        return f"{text} (default: {'none' if action.default in (None, []) else '%(default)s'})".lstrip()
 
 
 def add_command(

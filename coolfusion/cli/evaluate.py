@@ -58,7 +58,9 @@ def add_parser(commands: Any) -> None:
         help="comma-separated: rerank, cool_r, self_consistency, majority, fusion (default: these), "
         "mixture, mixture(geometric), mixture(top_k_union); the sources alone are always run",
     )
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    group.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N rows (default: all)"
+    )
     group.add_argument(
         "--samples",
         type=int,

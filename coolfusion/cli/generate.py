@@ -65,7 +65,11 @@ def add_parser(commands: Any) -> None:
     )
     output.add_argument("--trace", metavar="FILE", help="record every step as JSON lines")
     output.add_argument("--input", metavar="FILE", help="JSON lines with a prompt or messages each")
-    output.add_argument("--output", metavar="FILE", help="where rows go; finished rows are skipped")
+    output.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where rows go; finished rows are skipped (default: standard output)",
+    )
     output.add_argument(
         "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
     )

@@ -24,7 +24,9 @@ def add_parser(commands: Any) -> None:
         description="Show how each tokenizer cuts a text and which cuts all of them ratify.",
         example='coolfusion inspect -m folder/one -m folder/two --text "Tom has 3 apples."',
     )
-    parser.add_argument("--text", metavar="TEXT", help="the text; - reads standard input")
+    parser.add_argument(
+        "--text", metavar="TEXT", help="the text; - reads standard input (default: that)"
+    )
     parser.add_argument("--boundary", default="words", help="the rule that proposes cuts")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of lines"

@@ -83,7 +83,8 @@ def _add_utility_options(parser: argparse.ArgumentParser) -> None:
         "--metric",
         action="append",
         metavar="NAME",
-        help="as for eval; one for all tasks, or one for each in order",
+        help="as for eval; one for all tasks, or one for each in order (default: exact_match, or what the "
+        "lm_eval task has first)",
     )
     group.add_argument(
         "--utility",
@@ -107,9 +108,15 @@ def _add_utility_options(parser: argparse.ArgumentParser) -> None:
         "--include-path", metavar="FOLDER", help="task files of your own for lm_eval:NAME"
     )
     group.add_argument(
-        "--device", help="cpu, cuda ...; comma-separated to evaluate on several at once"
+        "--device",
+        help="cpu, cuda ...; comma-separated to evaluate on several at once (default: "
+        f"{BY_NAME['device'].default_text})",
     )
-    group.add_argument("--run-dtype", help="auto, float32, bfloat16 or float16, for evaluations")
+    group.add_argument(
+        "--run-dtype",
+        help="auto, float32, bfloat16 or float16, for evaluations (default: "
+        f"{BY_NAME['dtype'].default_text})",
+    )
     options.add_option(group, BY_NAME["trust_remote_code"])
     options.add_option(group, BY_NAME["lossy_ok"])
 

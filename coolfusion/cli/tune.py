@@ -87,7 +87,9 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="best trials that are reported (default: 5)",
     )
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    group.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N rows (default: all)"
+    )
     group.add_argument("--system", metavar="TEXT", help="a system message before each prompt")
     group.add_argument(
         "--raw", action="store_true", help="continue prompts as they stand, without chat templates"

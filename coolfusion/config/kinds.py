@@ -82,7 +82,7 @@ class Option:
     wanted: str
     help: str
     default: object = None
-    unset: str = ""
+    unset: object = ""
     check: Callable[[Any], object] = lambda _: None
     segments_only: str = ""
     mixture_only: str = ""
@@ -110,11 +110,10 @@ class Option:
     @property
     def default_text(self) -> str:
         """The default in words."""
-        if self.default is None:
-            return self.unset
-        if isinstance(self.default, bool):
-            return "on" if self.default else "off"
-        return "none" if self.default == () else str(self.default)
+        value = self.unset if self.default is None else self.default
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return "none" if value == () else str(value)
 
     def check_value(self, value: object) -> None:
         """Raise ``UsageError`` naming the option unless it may have this value."""
@@ -127,7 +126,10 @@ class Option:
 
 
 def plain(value: object) -> Any:
-    """A value as JSON has it: paths and parts by their names, sequences as lists."""
+    """A value as JSON has it: paths and parts by their names, sequences as lists.
+
+    A function made inside another has no name of its own, so it equals none of another run.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Path):
@@ -136,4 +138,5 @@ def plain(value: object) -> Any:
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
-    return getattr(value, "name", None) or repr(value)
+    name = getattr(value, "name", None) or getattr(value, "__qualname__", "<locals>")
+    return name if isinstance(name, str) and "<locals>" not in name else repr(value)

@@ -42,7 +42,8 @@ _MACHINE: Final = "it belongs to the machine, not to the fusion"
 _CONSENT: Final = "only the person who runs it may allow that"
 _COST: Final = "it changes what a response costs, and no response"
 _REQUEST: Final = "a file says how to fuse, and a request how far to go"
-_TASK: Final = "the task says it in its generation_kwargs, and max_gen_toks"
+_TASK: Final = "a task says it, in its generation_kwargs"
+_NO_SETTING: Final = "a task has no such setting"
 _NO_MIXTURE: Final = "the harness asks for likelihoods of segments"
 _PRESET: Final = "as in the preset"
 
@@ -109,10 +110,10 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("prior", FUSION, TEXT, "prompt or prompt(TEMPERATURE)", unset="none",
            help="prompt or prompt(T): weights from how well sources predict the prompt, at temperature T",
            check=_part("prior"), metavar="prompt"),
-    Option("hedge", FUSION, NUMBER, "a number, 0 or above", unset="0",
+    Option("hedge", FUSION, NUMBER, "a number, 0 or above", unset=0.0,
            help="learning rate by which a response updates the weights of sources (Hedge); 0 is none",
            check=_part("hedge"), segments_only="there are no contests to learn from", metavar="ETA"),
-    Option("num_samples", FUSION, COUNT, "a whole number, at least 1", unset="1",
+    Option("num_samples", FUSION, COUNT, "a whole number, at least 1", unset=1,
            help="drafts of each source in a step, where tokens are drawn",
            check=_part("num_samples"), segments_only="a mixture has no drafts", spellings=("--drafts",), metavar="N"),
     Option("scores", FUSION, TEXT, "tokens or bytes", unset="tokens",
@@ -138,7 +139,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
            check=_limit("max_new_tokens"), metavar="N", matters=True, not_in_file=_REQUEST, not_in_harness=_TASK),
     Option("max_segment_tokens", RESPONSE, COUNT, "a whole number, at least 1", unset="the boundary's own",
            help="cut a draft by force after N tokens",
-           check=_limit("max_segment_tokens"), metavar="N", not_in_file=_REQUEST, not_in_harness=_TASK),
+           check=_limit("max_segment_tokens"), metavar="N", not_in_file=_REQUEST, not_in_harness=_NO_SETTING),
     Option("temperature", RESPONSE, NUMBER, "a number, 0 or above", default=0.0,
            help="0 is greedy; above 0 tokens are drawn",
            check=_limit("temperature"), metavar="T", matters=True, not_in_file=_REQUEST, not_in_harness=_TASK),
@@ -150,13 +151,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
            check=_limit("top_p"), metavar="P", not_in_file=_REQUEST, not_in_harness=_TASK),
     Option("seed", RESPONSE, COUNT, "a whole number, 0 or above", default=0,
            help="of the noise with which tokens are drawn",
-           check=_limit("seed"), metavar="N", matters=True, not_in_file=_REQUEST, not_in_harness=_TASK),
+           check=_limit("seed"), metavar="N", matters=True, not_in_file=_REQUEST, not_in_harness=_NO_SETTING),
     Option("stop", RESPONSE, TEXT_OR_TEXTS, "a text or a list of texts, none of them empty", default=(),
            help="end the response before this text",
            check=_limit("stop"), metavar="TEXT", repeats=True, matters=True, not_in_file=_REQUEST, not_in_harness=_TASK),
     Option("on_source_error", RESPONSE, TEXT, "drop or raise", default="drop",
            help="go on without a source that fails, or stop",
-           check=_limit("on_source_error"), choices=("drop", "raise"), not_in_file=_REQUEST, not_in_harness=_TASK),
+           check=_limit("on_source_error"), choices=("drop", "raise"), not_in_file=_REQUEST, not_in_harness=_NO_SETTING),
 )
 # fmt: on
 BY_NAME: Final[Mapping[str, Option]] = {each.name: each for each in OPTIONS}
@@ -214,5 +215,15 @@ def resume_settings(said: Mapping[str, object]) -> dict[str, Any]:
         if each.changes_answers:
             value = said.get(each.name)
             default = each.unset if each.default is None else each.default
-            settings[each.name] = plain(default if value is None else value)
+            settings[each.name] = plain(default if value is None else _number_of(each, value))
     return settings
+
+
+def _number_of(option: Option, value: object) -> object:
+    """The value, as a number where a text of the command line is one."""
+    if option.kind in (NUMBER_OR_TEXT, COUNT_OR_TEXT) and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

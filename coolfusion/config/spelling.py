@@ -18,52 +18,57 @@ Result = TypeVar("Result")
 
 
 class Meaning(NamedTuple):
-    """What a name of another library is called here ("": nothing), and what there is to know."""
+    """What a name of another library is called here, by likelihood, and what there is to know."""
 
-    name: str = ""
+    names: tuple[str, ...] = ()
     advice: str = ""
 
 
 _BEAM = Meaning(
-    "n_best", "Several responses come from FusionModel.n_best, or from generate --n-best."
+    ("n_best", "width"),
+    "Several responses come from FusionModel.n_best, or from generate --n-best.",
 )
 _PENALTY = Meaning(
-    "",
+    (),
     "Penalties on tokens are not offered: sources with different tokens would not be judged alike.",
 )
-_LENGTH = Meaning("max_new_tokens", "It counts the tokens of the response, without the prompt.")
+_LENGTH = Meaning(("max_new_tokens",), "It counts the tokens of the response, without the prompt.")
 FOREIGN: Final[Mapping[str, Meaning]] = {
     "max_tokens": _LENGTH,
     "max_length": _LENGTH,
     "max_completion_tokens": _LENGTH,
-    "stop_strings": Meaning("stop"),
-    "stop_sequences": Meaning("stop"),
-    "torch_dtype": Meaning("dtype"),
-    "device_map": Meaning("device", "A source is on one device as a whole."),
+    "stop_strings": Meaning(("stop",)),
+    "stop_sequences": Meaning(("stop",)),
+    "torch_dtype": Meaning(("dtype",)),
+    "device_map": Meaning(("device",), "A source is on one device as a whole."),
     "num_return_sequences": _BEAM,
     "num_beams": _BEAM,
-    "do_sample": Meaning("temperature", "Above 0 tokens are drawn; 0 is greedy."),
+    "do_sample": Meaning(("temperature",), "Above 0 tokens are drawn; 0 is greedy."),
     "repetition_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
     "presence_penalty": _PENALTY,
-    "model_name_or_path": Meaning("models"),
+    "model_name_or_path": Meaning(("models",)),
 }
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+def did_you_mean(name: str, allowed: Iterable[str] | Mapping[str, str]) -> str:
     """A sentence or two on what ``name`` may have meant, or "" where nothing comes to mind.
 
-    ``allowed`` are the names that exist, as they are spelled where this is read: ``top_k`` and
-    ``--top-k`` are one name.
+    ``allowed`` are the names that exist, or a mapping from names to how they are spelled.
+    ``top_k`` and ``--top-k`` are one name.
     """
-    spelled = {_plain(each): each for each in allowed}
+    known = allowed if isinstance(allowed, Mapping) else {each: each for each in allowed}
+    spelled = {_plain(each): spelling for each, spelling in known.items()}
     meaning = FOREIGN.get(_plain(name))
     if meaning is None:
         near = difflib.get_close_matches(_plain(name), spelled, 1)
         return f"Did you mean {spelled[near[0]]}?" if near else ""
-    if meaning.name in spelled:
-        return f"Did you mean {spelled[meaning.name]}? {meaning.advice}".rstrip()
-    return meaning.advice or f"It is called {meaning.name}, and is no option here."
+    here = next((each for each in meaning.names if each in spelled), None)
+    if here is not None:
+        return f"Did you mean {spelled[here]}? {meaning.advice}".rstrip()
+    if meaning.names:
+        return f"It is called {meaning.names[0]}, and is no option here. {meaning.advice}".rstrip()
+    return meaning.advice
 
 
 def unknown_option(what: str, name: str, allowed: Iterable[str]) -> UnknownOptionError:
