@@ -27,6 +27,7 @@ from coolfusion.backends.source import Source
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import SourceError, UsageError
+from coolfusion.evaluation.harness_options import Argument, fusion_options, shows_options
 from coolfusion.evaluation.harness_text import (
     context_of,
     fitted,
@@ -66,43 +67,29 @@ class CoolfusionLM(LM):
     through lm-eval as text and every source renders them itself.
     """
 
+    @shows_options
     def __init__(
         self,
         models: str | None = None,
         *,
         decoder: SegmentDecoder | None = None,
-        names: str | None = None,
-        preset: str | None = None,
-        reranker: str | None = None,
-        weights: str | float | None = None,
-        lead: str | None = None,
-        boundary: str | None = None,
-        dtype: str | None = None,
-        device: str | None = None,
-        trust_remote_code: bool = False,
         combination: str = "mean",
         max_gen_toks: int = 256,
         batch_size: int | str = 32,
         max_batch_size: int | None = None,
+        **options: Argument,
     ) -> None:
         """Load ``models`` (paths or ids separated by ``;``; none: the built-in ones), or use a
-        ``decoder`` that is there. ``names`` and ``weights`` are separated by ``;`` likewise.
-        Raises ``UsageError`` for what cannot be done as asked."""
+        ``decoder`` that is there.
+
+        ``options`` are those of docs/options.md that the harness can say, with lists and weights
+        separated by ``;`` likewise. Raises ``UsageError`` for what cannot be done as asked."""
         super().__init__()
+        # lm-eval says cuda:0 where nothing was said; None finds it, or a CPU.
+        where = None if options.get("device") == "cuda:0" else options.get("device")
+        given = fusion_options({**options, "models": models, "device": where})
         if decoder is None:
-            decoder = FusionModel.from_pretrained(
-                _parts(models),
-                names=_parts(names),
-                preset=preset,
-                reranker=reranker,
-                weights=_numbers(weights),
-                lead=lead,
-                boundary=boundary,
-                dtype=dtype,
-                # lm-eval says cuda:0 where nothing was said; None finds it, or a CPU.
-                device=None if device == "cuda:0" else device,
-                trust_remote_code=trust_remote_code,
-            ).decoder
+            decoder = FusionModel.from_pretrained(**given).decoder
         self.decoder = decoder
         self.num_forwarded: Counter[str] = Counter()
         self.seconds = 0.0
@@ -217,17 +204,6 @@ class CoolfusionLM(LM):
         scores = source.backend.score(queries)
         self.num_forwarded[source.name] += sum(each.num_forwarded for each in scores)
         return sum(sum(each.log_probs) for each in scores)
-
-
-def _parts(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in str(text).split(";")]
-
-
-def _numbers(text: str | float | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in str(text).split(";")]
-    except ValueError:
-        raise UsageError(f'weights is "{text}"; write numbers as 1;2;1.') from None
 
 
 def main() -> None:

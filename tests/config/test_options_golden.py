@@ -131,7 +131,9 @@ TOML = {
 }
 # Accepted since; nothing that was accepted is gone.
 ADDED_OPTIONS = {"--help-all"}
-ADDED_HARNESS: set[str] = set()
+ADDED_HARNESS = set(
+    "config end_rule gate budget prior hedge num_samples scores speculation drafter lossy_ok".split()
+)
 
 
 def spellings(command: str) -> set[str]:
