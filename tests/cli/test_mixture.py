@@ -62,7 +62,10 @@ def test_generate_streams_explains_and_records(
         (("--strategy", "mixture", "--mixing", "harmonic"), 'no mixing rule "harmonic"'),
         (("--strategy", "mixture", "--route", "words"), 'no route "words"'),
         (("--strategy", "mixture", "--weights", "one=1"), 'no weight for source "two"'),
-        (("--strategy", "mixture", "--weights", "one=1,tom=1"), 'weights names "tom", which is no source'),
+        (
+            ("--strategy", "mixture", "--weights", "one=1,tom=1"),
+            'weights names "tom", which is no source',
+        ),
         (("--strategy", "mixture", "--max-segment-tokens", 3), "max_segment_tokens is 3"),
         (("--strategy", "mixture", "--mixing", "top_k_union", "--route", "bytes"), "for tokens"),
         (("--strategy", "blend"), 'no strategy "blend"'),
