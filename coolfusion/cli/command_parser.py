@@ -79,8 +79,8 @@ class DefaultsFormatter(argparse.RawDescriptionHelpFormatter):
         if not action.option_strings or action.dest == argparse.SUPPRESS or "default" in text:
             return text
         if isinstance(action.default, bool):
-            return f"{text} (default: off)".lstrip()
-        return f"{text} (default: {'none' if action.default in (None, []) else '%(default)s'})".lstrip()
+            return f"{text} (default: off)"
+        return f"{text} (default: {'none' if action.default in (None, []) else '%(default)s'})"
 
 
 def add_command(

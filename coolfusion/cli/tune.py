@@ -13,7 +13,7 @@ from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
-from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED
+from coolfusion.config.options import FUSION, MODELS, OPTIONS, RESPONSE, SPEED
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def add_parser(commands: Any) -> None:
         action="append",
         nargs="+",
         metavar=("KNOB", "VALUE"),
-        help="weights, or reranker, boundary or gate with the values to try; repeatable (default: "
-        "all that matter)",
+        help=f"weights, or {' or '.join(each.name for each in OPTIONS if each.tried)} with the values "
+        "to try; repeatable (default: all that matter)",
     )
     group.add_argument(
         "--held-out",

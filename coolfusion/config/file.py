@@ -38,8 +38,6 @@ else:
 
 FILE_NAME: Final = "fusion.toml"
 HEADING: Final = "# Which models are fused, and how. FusionModel.from_pretrained reads this.\n"
-
-
 KEYS: Final = tuple(each.name for each in fields(FusionConfig))
 
 
