@@ -1,4 +1,4 @@
-"""Names that do not exist: what was meant by them, said in one place for every door.
+"""Names that do not exist, and what was meant by them: one place for all interfaces.
 
 Close misspellings are found by ``difflib``. Names that other libraries use are looked up.
 """

@@ -32,7 +32,7 @@ REFRESH = (
     "docs/options.md is not that of the table. Put what this prints between its two comments: "
     'python -c "from coolfusion.config.markdown import options_table; print(options_table())"'
 )
-PYTHON_ONLY = {"model_options", "progress"}  # objects, which no other door can say
+PYTHON_ONLY = {"model_options", "progress"}  # objects, which only Python can give
 CALLS = [FusionModel.generate, FusionModel.stream, FusionModel.n_best, FusionModel.generate_batch]
 
 

@@ -1,4 +1,4 @@
-"""What every door of a fusion accepts, recorded before the doors were made from one table."""
+"""What every interface of a fusion accepts, recorded before all were made from one table."""
 
 from __future__ import annotations
 

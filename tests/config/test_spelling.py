@@ -1,4 +1,4 @@
-"""A name that does not exist is refused with what may be meant, at every door."""
+"""A name that does not exist is refused with what may be meant, by every interface."""
 
 from __future__ import annotations
 
