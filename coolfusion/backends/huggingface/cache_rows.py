@@ -1,4 +1,4 @@
-"""Which row of the cache holds which text, and which is given up for a new one."""
+"""Which row of the KV cache holds which text, and which row a new text takes over."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface.kv_cache import SlotCache
 from coolfusion.backends.huggingface.token_tree import CachedText
 
-SPARE_ROWS = 4  # texts that keep their cache even when they are asked about one by one
-IDLE = 64  # calls after which a row may be dropped
+SPARE_ROWS = 4  # texts that stay cached even if every batch has a single text
+IDLE = 64  # calls after which an unused row may be dropped
 
 
 @dataclass(slots=True)
 class Place:
-    """A row of the cache: what it holds, for which sequence, and when it was last used."""
+    """A row of the cache: the cached text, its sequence id, and the call that last used it."""
 
     row: CachedText = field(default_factory=CachedText)
     sequence_id: int | None = None
@@ -31,27 +31,30 @@ class Places:
         self._cache = cache
         self._max_rows = max_rows
         self._places: list[Place] = []
-        self._of_lane: dict[int, int] = {}
+        self._place_of: dict[int, int] = {}  # by sequence id
         self._clock = 0
 
     def __len__(self) -> int:
         return len(self._places)
 
     def row(self, place: int) -> CachedText:
-        """What a place holds."""
+        """The text that is cached at a place."""
         return self._places[place].row
 
     def forget(self, place: int) -> None:
-        """Take nothing for cached at a place any more."""
+        """Treat nothing as cached at a place any more."""
         self._places[place].row = CachedText()
 
     def claim(self, queries: Sequence[Query]) -> list[int]:
-        """A place for each query: that of its sequence, else a new one, else the one unused for longest.
+        """A place for each query: that of its sequence, a new one, or the least recently used.
 
-        No more are made than the widest batch needs: their memory is hardly ever given back.
+        There are no more places than the widest batch needs, since their memory is rarely given
+        back.
         """
         self._clock += 1
-        taken = {self._of_lane[q.sequence_id] for q in queries if q.sequence_id in self._of_lane}
+        # Places of sequences in this batch are taken from the start: otherwise an earlier query
+        # could evict the text of a later one.
+        taken = {self._place_of[q.sequence_id] for q in queries if q.sequence_id in self._place_of}
         limit = min(self._max_rows, max(SPARE_ROWS, len(queries)))
         places: list[int] = []
         fresh: list[tuple[int, tuple[int, ...]]] = []
@@ -60,7 +63,7 @@ class Places:
             place = (
                 self._nearest(query, taken)
                 if sequence_id is None
-                else self._of_lane.get(sequence_id)
+                else self._place_of.get(sequence_id)
             )
             if place is None:
                 place = self._assign(sequence_id, taken, limit)
@@ -74,10 +77,12 @@ class Places:
 
     def drop_idle(self) -> None:
         """Drop the last places if they are long unused, before all rows grow."""
+        # Only from the end: a place is the index of its row in the buffers. This stops at the
+        # latest at a place of the current batch, which was used just now.
         while self._clock - self._places[-1].used > IDLE:
             sequence_id = self._places.pop().sequence_id
             if sequence_id is not None:
-                del self._of_lane[sequence_id]
+                del self._place_of[sequence_id]
 
     def _assign(self, sequence_id: int | None, taken: set[int], limit: int) -> int:
         """A place for a text that has none."""
@@ -89,14 +94,18 @@ class Places:
             place = min(free, key=lambda place: self._places[place].used)
         before = self._places[place].sequence_id
         if before is not None:
-            del self._of_lane[before]
+            del self._place_of[before]
         self._places[place].sequence_id = sequence_id
         if sequence_id is not None:
-            self._of_lane[sequence_id] = place
+            self._place_of[sequence_id] = place
         return place
 
     def _nearest(self, query: Query, taken: set[int]) -> int | None:
-        """The place without a sequence id that holds most of a query's text, if it holds little else."""
+        """The place without a sequence id that holds most of a query's prefix, if any is near.
+
+        Near means that at least half of its slots hold tokens of the prefix. A place with mostly
+        other text probably belongs to another response, which would lose its cache.
+        """
         held = {
             p: self._places[p].row.num_cached(query.prefix)
             for p in range(len(self._places))
@@ -106,10 +115,13 @@ class Places:
         return max(near, key=lambda p: held[p], default=None)
 
     def _begin(self, place: int, prefix: tuple[int, ...]) -> None:
-        """Start a place with the beginning it shares with whatever row shares most."""
+        """Start a place with the longest beginning that any cached text has in common with it."""
+        # Only trunks are copied: they lie in the first slots, in order. A new response thus gets
+        # a prompt that an earlier one has computed.
         shared = [entry.row.shared(prefix) for entry in self._places]
         best = max(range(len(shared)), key=lambda p: (shared[p], p == place))
-        self.forget(place)  # should copying be interrupted
+        # Forgotten first: if the copy is interrupted, the row claims nothing.
+        self.forget(place)
         if best != place and shared[best]:
             self._cache.copy(best, place, shared[best], len(self._places))
         self._places[place].row.begin(prefix[: shared[best]])

@@ -1,7 +1,7 @@
-"""A key-value cache whose tokens live in numbered slots that may be written in any order.
+"""A KV cache whose tokens lie in numbered slots that may be written in any order.
 
-Which slots a query may see is the attention mask's business. Buffers grow by chunks, so
-neither appending a token nor dropping one copies what is there.
+The attention mask decides which slots a token may see. Buffers grow by chunks, so most appends
+copy nothing, and a rollback never does.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ CHUNK = 256  # slots by which a buffer grows
 class Writing:
     """Where a pass puts its keys and values.
 
-    ``rows`` are those of the buffer's ``num_rows`` that take part. ``slots`` is (rows,
-    tokens), or a slice where one row's tokens follow one another. Attention reads the first
+    ``rows`` are those of the buffer's ``num_rows`` that take part. ``slots`` is (rows, tokens),
+    or a slice if there is one row and its slots are consecutive. Attention reads the first
     ``length`` slots of each row.
     """
 
@@ -44,18 +44,22 @@ class SlotLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def reserve(self, num_rows: int, num_slots: int) -> None:
-        """Make room for this many rows and slots; rows beyond are given back if it must grow."""
+        """Make room for this many rows and slots; a buffer that grows drops the rows beyond."""
         rows, _, slots, _ = self.keys.shape
         if rows >= num_rows and slots >= num_slots:
             return
-        slots = max(slots, -(-num_slots // CHUNK) * CHUNK)
+        slots = max(slots, -(-num_slots // CHUNK) * CHUNK)  # rounded up to whole chunks
         self.keys = _resized(self.keys, num_rows, slots)
         self.values = _resized(self.values, num_rows, slots)
 
     def write(
         self, keys: torch.Tensor, values: torch.Tensor, writing: Writing
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values and return all that the pass may attend to, as views if it can."""
+        """Store new keys and values, and return those that the pass may attend to.
+
+        ``keys`` and ``values`` are (rows, heads, tokens, head size). The result is (rows, heads,
+        length, head size): views if ``writing.rows`` is a slice, copies otherwise.
+        """
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self.reserve(writing.num_rows, writing.length)
@@ -64,16 +68,21 @@ class SlotLayer(CacheLayerMixin):
             self.keys[rows, :, slots] = keys
             self.values[rows, :, slots] = values
         elif isinstance(rows, slice):
+            # A slice is a view, so scatter_ writes into the buffer itself. All padding of a row
+            # shares one slot, where any of the writes may win: only padding reads it.
             index = slots[:, None, :, None].expand_as(keys)
             self.keys[rows].scatter_(2, index, keys)
             self.values[rows].scatter_(2, index, values)
         else:
+            # Subtle: with a slice between two index tensors, torch puts the indexed axes first.
+            # The place to write is (rows, tokens, heads, size), hence the transposition.
             self.keys[rows[:, None], :, slots] = keys.transpose(1, 2)
             self.values[rows[:, None], :, slots] = values.transpose(1, 2)
         return self.keys[rows, :, : writing.length], self.values[rows, :, : writing.length]
 
     def move(self, row: int, index: torch.Tensor, start: int) -> None:
         """Copy the slots ``index`` of a row to the slots from ``start`` on."""
+        # Both may overlap: an index tensor gathers into new memory before anything is written.
         end = start + len(index)
         self.keys[row, :, start:end] = self.keys[row, :, index]
         self.values[row, :, start:end] = self.values[row, :, index]
@@ -90,7 +99,7 @@ class SlotLayer(CacheLayerMixin):
         raise TypeError("A slot layer is written through its SlotCache.")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(slots, offset) as transformers asks for it; masks are always given, so it is unused."""
+        """(slots, offset) for masks that transformers makes; unused, since masks are given."""
         return self.get_seq_length() + query_length, 0
 
     def get_seq_length(self) -> int:
@@ -103,14 +112,14 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """All layers of one model, written as ``write_at`` said."""
+    """The KV cache of all layers of one model. ``write_at`` must precede every pass."""
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=SlotLayer)
         self._writing: Writing | None = None
 
     def write_at(self, writing: Writing) -> None:
-        """Say where the coming pass puts its keys and values."""
+        """Set where the coming pass puts its keys and values."""
         self._writing = writing
 
     def update(
@@ -121,18 +130,19 @@ class SlotCache(Cache):
         *args: Any,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Called by attention layers with what they computed for the tokens of this pass."""
+        """Store what an attention layer computed for the tokens of this pass; called by layers."""
         while len(self.layers) <= layer_idx:
             self.layers.append(SlotLayer())
         return self.layers[layer_idx].write(key_states, value_states, self._writing)
 
     @property
     def num_slots(self) -> int:
-        """Slots that rows have at present."""
+        """Slots of each row at present."""
         return self.layers[0].get_seq_length() if self.layers else 0
 
     def move(self, row: int, move: Move) -> None:
         """Copy slots of a row in every layer."""
+        # A text without branches is already in order, so its leading slots are not copied.
         places = range(move.start, move.start + len(move.slots))
         settled = next(
             (
@@ -150,7 +160,7 @@ class SlotCache(Cache):
                 layer.move(row, index, move.start + settled)
 
     def copy(self, source: int, target: int, num_slots: int, num_rows: int) -> None:
-        """Give a row, of ``num_rows``, the beginning of another."""
+        """Copy the first ``num_slots`` slots of a row to another, of ``num_rows`` in all."""
         with torch.inference_mode():
             for layer in self.layers:
                 layer.reserve(num_rows, num_slots)
@@ -159,6 +169,7 @@ class SlotCache(Cache):
 
 def _resized(buffer: torch.Tensor, num_rows: int, num_slots: int) -> torch.Tensor:
     rows, heads, slots, size = buffer.shape
+    # Zeros, not empty memory: a masked slot has weight 0, and 0 times NaN would be NaN.
     resized = buffer.new_zeros((num_rows, heads, num_slots, size))
     kept = min(rows, num_rows)
     resized[:kept, :, :slots] = buffer[:kept]

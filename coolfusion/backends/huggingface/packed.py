@@ -1,7 +1,8 @@
-"""Answering queries in packed passes: many texts, many candidates each, one forward.
+"""Packed forward passes: many texts, with many candidates each, in one call of the model.
 
-Candidates follow the cached text as a token tree: every token attends to the cached text
-before it and to its own ancestors only, and positions restart at every branch.
+The candidates of a text follow it as a token tree. Every token attends to the cached text
+before it and to its own ancestors only. Positions restart at every branch. This is the tree
+attention of SpecInfer (arXiv 2305.09781) and Medusa (arXiv 2401.10774).
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from coolfusion.backends.huggingface.probing import check_ids, vocab_size
 from coolfusion.backends.huggingface.token_tree import Node, PassPlan
 from coolfusion.types import Ints
 
-DENSE = 2  # a pass includes idle rows if they make it no more than so many times as large
-PADDING = 32  # padded tokens that are cheaper than one more pass
-PREFILL = 1024  # most tokens of one text that a pass takes in, which bounds the mask's size
+DENSE = 2  # a pass includes idle rows if they make it at most this many times as large
+PADDING = 32  # padded tokens that cost less than one more pass
+# The mask has tokens * slots entries: quadratic in a long prompt that is prefilled at once.
+PREFILL = 1024  # most tokens of one text that one pass prefills
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One row's share of a pass."""
+    """One row's share of a pass: its queries and the plan that answers them."""
 
     place: int
     queries: list[Query]
@@ -44,11 +46,12 @@ class Work:
 
 @final
 class PackedPasses:
-    """Scores through one slot cache of at most ``max_rows`` texts."""
+    """Answers queries through one KV cache of at most ``max_rows`` texts."""
 
     def __init__(self, model: Any, max_rows: int) -> None:
         self._model = model
-        self._device, self._dtype = model.device, model.dtype  # slow to ask for
+        # Slow properties of transformers, so they are read once.
+        self._device, self._dtype = model.device, model.dtype
         self._cache = SlotCache()
         self._places = Places(self._cache, max_rows)
         self._max_rows = max_rows
@@ -57,7 +60,7 @@ class PackedPasses:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
-        """Answer queries in order, those about one text from one row of the cache."""
+        """Answer queries in order; queries about one text share one row of the cache."""
         groups = _grouped(queries)
         answers: dict[int, Answer] = {}
         for start in range(0, len(groups), self._max_rows):
@@ -81,14 +84,16 @@ class PackedPasses:
                 )
             return [answers[place] for place in places]
         except BaseException:
-            # Interrupted between planning and computing, a row may claim what it does not hold.
+            # A plan enters its tokens into the tree before the pass computes them. If anything
+            # stops in between, the row claims keys and values that were never written.
             for place in places:
                 self._places.forget(place)
             raise
 
     def _plan(self, place: int, queries: list[Query]) -> Work:
-        """What a row must compute, its trunk brought up to date and long new prefixes taken in."""
+        """Prefill a long new prefix, fold what the text has passed, and plan the pass of a row."""
         row = self._places.row(place)
+        # The queries are about one growing text; the longest prefix says how far it has come.
         longest = max(queries, key=lambda query: len(query.prefix)).prefix
         self._prefill(place, longest)
         move = row.fold(longest)
@@ -97,11 +102,12 @@ class PackedPasses:
         return Work(place, queries, row.plan(queries))
 
     def _prefill(self, place: int, prefix: tuple[int, ...]) -> None:
-        """Take a long new prefix in by pieces, all but its last one."""
+        """Prefill a long new prefix in pieces, all but the last piece."""
         row = self._places.row(place)
         if len(prefix) <= PREFILL:
             return
         while len(prefix) - (cached := row.num_cached(prefix)) > PREFILL:
+            # A query without a continuation reads one row of logits, the least a pass can do.
             piece = Query(prefix[: cached + PREFILL])
             self._forward([Work(place, [piece], row.plan([piece]))], read_scores)
             move = row.fold(prefix)
@@ -109,10 +115,14 @@ class PackedPasses:
                 self._cache.move(place, move)
 
     def _forward(self, work: Sequence[Work], read: Read[Answer]) -> list[list[Answer]]:
-        """Compute the nodes of all rows, in order, in one pass and read every query's answer."""
+        """Compute the nodes of all rows in one pass, and read the answer of every query.
+
+        ``work`` ascends by place.
+        """
         first, last = work[0].place, work[-1].place
         if len(work) * DENSE >= last - first + 1:
-            # Rows between those at work are padded: to copy keys and values would cost more.
+            # A slice of rows is a view of the cache. A list of rows would copy their keys and
+            # values in every layer, which costs more than to compute padding for idle rows.
             rows: slice | torch.Tensor = slice(first, last + 1)
             at = [entry.place - first for entry in work]
         else:
@@ -121,17 +131,21 @@ class PackedPasses:
         width = max(len(entry.plan.nodes) for entry in work)
         shape = (at[-1] + 1, width)
         padded = len(work) < shape[0] or any(len(entry.plan.nodes) < width for entry in work)
-        # Padding is written behind everything, to where no token lies.
+        # Subtle: padding also writes keys and values. It gets one slot more, behind those of
+        # every row from first to last, idle ones included, so that it overwrites no token.
         length = max(self._places.row(place).num_slots for place in range(first, last + 1)) + padded
         blank = [0] * width
         ids, positions = [blank] * shape[0], [blank] * shape[0]
         slots = [[length - 1] * width] * shape[0]
         seen = np.zeros((*shape, length), dtype=bool)
         if padded:
+            # Padding sees itself: a softmax over nothing is undefined. Tokens never see padding.
             seen[:, :, -1] = True
         wanted: list[tuple[int, int]] = []
         for row, entry in zip(at, work, strict=True):
             nodes = entry.plan.nodes
+            # Padding stands on the left: the wanted logits then lie at the end of every row,
+            # and logits_to_keep, which keeps the last ones, spares the model all others.
             left = width - len(nodes)
             ids[row] = blank[:left] + [node.token for node in nodes]
             positions[row] = blank[:left] + [node.position for node in nodes]
@@ -142,6 +156,7 @@ class PackedPasses:
             check_ids(ids[row], self._vocab_size)
         earliest = min(column for _, column in wanted)
         if length > self._cache.num_slots:
+            # All rows of the buffer grow together, so this is the time to give some back.
             self._places.drop_idle()
         where = self._slots(slots)
         self._cache.write_at(Writing(len(self._places), rows, where, length))
@@ -154,10 +169,11 @@ class PackedPasses:
                 use_cache=True,
                 **({"logits_to_keep": width - earliest} if self._keeps_logits else {}),
             )
+            # Subtle: counted from the end, this is right with and without logits_to_keep.
             logits = output.logits[:, earliest - width :]
             columns = [column for _, column in wanted]
             if shape[0] == 1 and columns == list(range(earliest, width)):
-                lines = logits[0]
+                lines = logits[0]  # the common case of one row, without a copy
             else:
                 lines = logits[[row for row, _ in wanted], [c - earliest for c in columns]]
             answers = read(lines, [query for entry in work for query in entry.queries])
@@ -167,7 +183,7 @@ class PackedPasses:
         return torch.tensor(values, device=self._device)
 
     def _slots(self, slots: list[list[int]]) -> slice | torch.Tensor:
-        """Slots (rows, tokens), as a slice where it is one row whose slots follow one another."""
+        """Slots (rows, tokens); a slice if there is one row and its slots are consecutive."""
         first, num = slots[0][0], len(slots[0])
         if len(slots) == 1 and slots[0] == list(range(first, first + num)):
             return slice(first, first + num)
@@ -179,12 +195,14 @@ class PackedPasses:
         positions: list[list[int]],
         work: Sequence[tuple[int, Work]],
     ) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Additive masks (rows, 1, tokens, slots), one for each kind of attention the model has."""
+        """Additive masks (rows, 1, tokens, slots), one for each kind of attention of the model."""
         lowest = torch.finfo(self._dtype).min
         masks = {}
         for kind, window in self._windows.items():
             allowed = seen
             if window is not None:
+                # A sliding window counts positions of the text, not slots. Two siblings at
+                # position 9 may lie in slots 9 and 40, and both are 1 away from position 10.
                 where = self._positions_of_slots(seen.shape, work)
                 distance = np.array(positions)[:, :, None] - where[:, None, :]
                 allowed = seen & (distance < window)
@@ -193,7 +211,9 @@ class PackedPasses:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _positions_of_slots(self, shape: tuple[int, ...], work: Sequence[tuple[int, Work]]) -> Ints:
-        """(rows, slots): which position of its text the token in each slot has."""
+        """(rows, slots): the position in its text of the token in each slot."""
+        # Trunk tokens lie in the slot of their position. Slots without a token get some number,
+        # which does not matter: no token sees them.
         where = np.broadcast_to(np.arange(shape[2]), (shape[0], shape[2])).copy()
         for row, entry in work:
             for node in self._places.row(entry.place).nodes():
@@ -202,7 +222,7 @@ class PackedPasses:
 
 
 def _grouped(queries: Sequence[Query]) -> list[list[int]]:
-    """Indices of queries that share a row: those of one sequence, or with one prefix."""
+    """Indices of the queries that share a row: those of one sequence, or with one prefix."""
     groups: dict[int | tuple[int, ...], list[int]] = {}
     for index, query in enumerate(queries):
         key = query.prefix if query.sequence_id is None else query.sequence_id
@@ -211,8 +231,10 @@ def _grouped(queries: Sequence[Query]) -> list[list[int]]:
 
 
 def _passes(work: Sequence[Work]) -> list[list[Work]]:
-    """Rows that go through the model together, in order: none so unequal that padding outweighs."""
+    """Rows grouped into passes, so that those of one pass need at most ``PADDING`` padded tokens."""
     passes: list[list[Work]] = []
+    # Longest first: the first row of a pass is its width, and only the last pass can still be
+    # near enough to the next row.
     for entry in sorted(work, key=lambda entry: -len(entry.plan.nodes)):
         if passes:
             padding = sum(len(passes[-1][0].plan.nodes) - len(o.plan.nodes) for o in passes[-1])
@@ -225,7 +247,7 @@ def _passes(work: Sequence[Work]) -> list[list[Work]]:
 
 
 def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
-    """Answers by row; a row's share of the pass is charged to its first query."""
+    """Answers by row; the cost of a row is charged to its first query."""
     dealt = []
     start = 0
     for entry in work:
@@ -236,7 +258,7 @@ def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
 
 
 def _windows(config: Any) -> dict[str, int | None]:
-    """Attention kinds of a model with their windows (None: everything before)."""
+    """Attention kinds of a model with their windows in tokens (None: everything before)."""
     config = config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or [])
@@ -246,7 +268,7 @@ def _windows(config: Any) -> dict[str, int | None]:
 
 
 def _fill_seen(seen: NDArray[np.bool_], nodes: Sequence[Node], trunk: int) -> None:
-    """Mark, for each node, the trunk of ``trunk`` tokens and the node's own path."""
+    """Mark in ``seen`` (nodes, slots) the trunk of ``trunk`` tokens and each node's own path."""
     line = {node: number for number, node in enumerate(nodes)}
     seen[:, :trunk] = True
     for number, node in enumerate(nodes):
@@ -255,5 +277,8 @@ def _fill_seen(seen: NDArray[np.bool_], nodes: Sequence[Node], trunk: int) -> No
         while before is not None and before not in line:
             seen[number, before.slot] = True
             before = before.parent
+        # Subtle: parents come before their children in nodes, so the row of this ancestor is
+        # complete and already holds everything above it. A chain of n new tokens takes n steps
+        # instead of n * n / 2.
         if before is not None:
             seen[number] |= seen[line[before]]
