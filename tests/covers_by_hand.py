@@ -7,7 +7,8 @@ import numpy as np
 from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
 from coolfusion.tokenization.base import Tokenizer
-from coolfusion.tokenization.covers import CONTINUATIONS, END, Covering
+from coolfusion.tokenization.canonical import CONTINUATIONS
+from coolfusion.tokenization.covers import END, Covering
 
 
 class ByHand:

@@ -1,4 +1,7 @@
-"""A tokenizer's tokens in the order of their bytes, so that all that begin alike lie together."""
+"""A tokenizer's tokens sorted by their bytes, so that tokens with a common beginning are a range.
+
+Byte-level sums over tokens (arXiv 2410.09303) then are sums over ranges.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,20 @@ import numpy as np
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.types import Ints
 
-MAX_FOLLOWS = 16_384  # ranges whose continuations are remembered
+MAX_FOLLOWS = 16_384  # ranges whose grouping by the next byte is cached
 
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """How the tokens of a range, which have their first bytes in common, go on.
+    """The tokens of a range, which share their first bytes, grouped by the next byte.
 
-    The first ``num_whole`` of the range have no further byte. The others are grouped by their
-    next one: group ``i`` begins at ``starts[i]`` and has ``next_bytes[i]``; ``ranges`` says where
-    the group of a byte begins and ends.
+    The first ``num_whole`` tokens of the range have no further byte. Group ``i`` of the others
+    begins at ``starts[i]`` and has ``next_bytes[i]``. ``ranges`` maps a byte to the (first, end)
+    of its group.
     """
+
+    # Example: the tokens 0 to 4 are "th", "than", "the", "then". After "th" num_whole is 1,
+    # next_bytes are "a", "e", starts are 1, 2, and ranges are {"a": (1, 2), "e": (2, 4)}.
 
     num_whole: int
     next_bytes: Ints
@@ -34,7 +40,7 @@ class Follow:
 class ByteVocabulary:
     """The tokens that write bytes, sorted by them; ``ids`` (tokens,) are in that order.
 
-    Control tokens, tokens without bytes and those in ``end_ids``, which end a text, are left out.
+    Control tokens, tokens without bytes and tokens that end a text (``end_ids``) are left out.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -51,7 +57,9 @@ class ByteVocabulary:
         return len(self._pieces)
 
     def _follow(self, low: int, high: int, depth: int) -> Follow:
-        """How the tokens ``low`` to ``high`` go on after the ``depth`` bytes they share."""
+        """The tokens ``low`` to ``high``, which share ``depth`` bytes, grouped by the next byte."""
+        # A string sorts before all that it begins, so complete tokens come first. There may be
+        # several: a byte token and an ordinary one can write the same byte.
         start = low
         while start < high and len(self._pieces[start]) == depth:
             start += 1
@@ -70,7 +78,9 @@ class ByteVocabulary:
         )
 
     def _end_of(self, beginning: bytes, low: int, high: int) -> int:
-        """Where the tokens that begin so end, which lie between ``low`` and ``high``."""
+        """The end of the tokens with this beginning, which lie between ``low`` and ``high``."""
+        # They end where the next greater string of equal length would stand. Byte 255 has no
+        # successor, but it also comes last among the tokens that share the bytes before it.
         if beginning[-1] == 255:
             return high
         return bisect_left(self._pieces, beginning[:-1] + bytes([beginning[-1] + 1]), low, high)

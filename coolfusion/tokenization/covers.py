@@ -1,20 +1,14 @@
-"""Which token sequences a text may be the beginning of, and how likely a model finds each.
+"""Covers: the token sequences that a text may be the beginning of, and their probability.
 
-A *cover* of the bytes ``s`` is a sequence of complete tokens ``h`` that spells a beginning of
-``s``, followed by one token that is being written: any that begins with the rest. What a model
-with next-token probabilities ``p`` says of the bytes is the sum over their covers,
+A *cover* of the bytes ``s`` is a sequence ``h`` of complete tokens that spells a beginning of
+``s``. One token in progress after it begins with the rest. A model with next-token probabilities
+``p`` gives the bytes the sum over their covers, as in the Byte-Token Representation Lemma (arXiv
+2410.09303):
 
     F(s) = sum_h p(h) * sum_{t begins with s after h} p(t | h)
 
-The complete tokens must be canonical: a beginning of ``encode(text)`` for some text that goes on
-from here. All segmentations would be exponentially many, each with a context of its own for the
-model to read, and models see next to nothing but canonical ones in training. Which texts may go
-on from here is tried with ``CONTINUATIONS``: pre-tokenizers look ahead (at contractions, runs of
-white space, groups of digits), so that the encoding of a text is not always a beginning of the
-encoding of a longer one. Inside a character nothing can be encoded, and every token counts.
-
-A token that turns out not to be canonical once it is complete takes its share out of the sum;
-next-byte distributions are normalised over what is left.
+The complete tokens must be canonical: a beginning of ``encode(text)`` for some ``text`` that
+continues ``s``. Next-byte distributions are normalised over the shares of these covers.
 """
 
 from __future__ import annotations
@@ -28,13 +22,12 @@ import numpy as np
 
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.byte_vocabulary import ByteVocabulary
-from coolfusion.tokenization.canonical import Canonical, extend
+from coolfusion.tokenization.canonical import Canonical, continued, extend
 from coolfusion.tokenization.utf8 import goes_on, whole_characters
 from coolfusion.types import Floats
 
 END: Final = 256  # the outcome after the 256 bytes: the text ends
 NUM_OUTCOMES: Final = 257
-CONTINUATIONS: Final = ("", "a", "t", "1", "11", " ", "\n")
 WINDOW: Final = 16  # characters after a position before its encoding counts as settled
 
 Ids = tuple[int, ...]
@@ -42,12 +35,11 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class CoverBranch:
-    """The complete tokens ``ids`` and the ``depth`` bytes after them, those of a token to come.
+    """Complete tokens ``ids``, and a token in progress of which ``depth`` bytes are written.
 
-    That token is one of the vocabulary's ``low`` to ``high``. ``log_mass`` is log p(ids) (None
-    while the model has not been asked about what comes before them); ``probs`` (high - low,)
-    are the probabilities of those tokens after ``ids`` and ``log_end`` that of an end there
-    (None while the model has not been asked).
+    The vocabulary's tokens ``low`` to ``high`` begin with those bytes. ``log_mass`` is log p(ids)
+    in nats. ``probs`` (high - low,) are the probabilities of those tokens after ``ids``, and
+    ``log_end`` is the log-probability of an end there. None: not known yet.
     """
 
     ids: Ids
@@ -61,10 +53,10 @@ class CoverBranch:
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """All covers of a text. ``pending`` holds the first bytes of a character, after the text.
+    """All covers of a text. ``pending`` holds the bytes of an incomplete character after it.
 
-    ``waiting`` are branches that cover no longer, but whose distributions still have to be
-    known for the masses of others.
+    ``waiting`` are branches that cover the text no longer. Masses of other branches still depend
+    on their distributions.
     """
 
     canonical: Canonical
@@ -74,15 +66,17 @@ class Cover:
 
     @property
     def unknown(self) -> list[Ids]:
-        """The complete tokens about whose continuation the model must be asked."""
+        """The prefixes after which the model's distribution is still needed."""
         return [each.ids for each in (*self.branches, *self.waiting) if each.probs is None]
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is known of the next byte and of the end: each outcome's probability lies between
-    ``lower`` and ``upper`` (257,), which are equal where nothing is unknown. ``slack`` is what is
-    unknown, and hence at most what they differ by. All are 0 where no token goes on."""
+    """Bounds (257,) of the probabilities of the next byte and of the end.
+
+    ``slack`` is the unknown share, and ``upper`` exceeds ``lower`` by at most that. All are 0 if
+    no token continues the text.
+    """
 
     lower: Floats
     upper: Floats
@@ -91,19 +85,20 @@ class Bounds:
 
 @final
 class Covering:
-    """How the tokens of one tokenizer cover texts, byte by byte."""
+    """Covers of texts by the tokens of one tokenizer, extended byte by byte."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = ByteVocabulary(tokenizer, vocab_size)
 
     def begin(self, canonical: Canonical | None = None) -> Cover:
-        """The cover of a text by its canonical encoding alone; of no text, if none is given."""
+        """The cover of a text by its canonical encoding alone; by default of the empty text."""
         canonical = canonical or Canonical()
+        # Mass 1: probabilities are conditional on this encoding from here on.
         return Cover(canonical, b"", (self._fresh(canonical.ids, 0.0),))
 
     def advance(self, cover: Cover, byte: int) -> Cover:
-        """The cover of a text with one byte more. It has no branches if no token goes on so."""
+        """The cover of the text with one more byte; without branches if no token continues so."""
         canonical, pending = cover.canonical, cover.pending + bytes([byte])
         character = whole_characters(pending)
         if character:
@@ -119,19 +114,28 @@ class Covering:
                 born += self._children(longer, num_whole)
                 if longer.low + num_whole < longer.high:
                     grown.append(longer)
+        # All segmentations would be exponentially many, each with a prefix of its own for the
+        # model. Example: the tokens are "a", "b", "ab". After the byte "a", the branch "a" is
+        # canonical. After "b", its child "a", "b" is not the encoding of "ab" and leaves the
+        # sum. Inside a character there is no text to encode, so every token counts.
         if not pending:
             born = list(self._canonical_only(born, canonical))
         branches = (*grown, *born)
         return Cover(canonical, pending, branches, _waited_for(branches, unknown))
 
     def conditional(self, cover: Cover) -> Cover:
-        """The same next bytes, with masses given the last tokens that all branches begin with.
+        """The same next-byte distribution, with masses relative to the ids common to all branches.
 
-        What leads there scales every sum alike, so that nobody has to be asked about it, and
-        what waits does not become longer with the text. Totals are no longer those of the text.
+        ``log_total`` is no longer that of the text.
         """
+        # F = p(common) * (a sum given common), and normalisation cancels p(common). So nothing
+        # before the common ids is asked for, and waiting does not grow with the text.
         there = (*cover.waiting, *cover.branches) if cover.waiting else ()
-        shared = [each for each in there if _begins_all(each.ids, cover.branches)]
+        shared = [
+            each
+            for each in there
+            if all(branch.ids[: len(each.ids)] == each.ids for branch in cover.branches)
+        ]
         last = max(shared, key=lambda each: len(each.ids), default=None)
         if last is None or last.log_mass is not None:
             return cover
@@ -143,11 +147,16 @@ class Covering:
         )
 
     def learn(self, cover: Cover, rows: Mapping[Ids, Floats]) -> Cover:
-        """The same cover with what the model says (vocab_size,) (nats) after all its unknown ids."""
+        """The same cover, given the model's log-probabilities after each of its unknown prefixes.
+
+        ``rows`` maps ids to (vocab_size,) in nats.
+        """
         masses: dict[Ids, float | None] = {each.ids: each.log_mass for each in cover.waiting}
         masses |= {each.ids: each.log_mass for each in cover.branches}
 
         def mass(ids: Ids) -> float:
+            # The chain rule, back to an ancestor whose mass is known. The rows on the way are
+            # there: a mass is None only after a parent whose distribution is unknown.
             known = masses.get(ids)
             if known is None:
                 known = masses[ids] = mass(ids[:-1]) + float(rows[ids[:-1]][ids[-1]])
@@ -161,18 +170,23 @@ class Covering:
         return replace(cover, branches=possible, waiting=())
 
     def bounds(self, cover: Cover) -> Bounds:
-        """What is known of the byte that follows, and of the end."""
+        """Bounds of the next-byte distribution; exact if nothing is unknown."""
         lower, slack = self._sums(cover, _reference(cover))
         total = float(lower.sum()) + slack
         if not total:
             return Bounds(lower, lower, 0.0)
+        # Subtle: of the unknown mass S some X <= S stays in the sum, and some x <= X goes to an
+        # outcome with known sum L of total T. So L / (T + S) <= (L + x) / (T + X), which is
+        # at most (L + X) / (T + X) <= (L + S) / (T + S), as L <= T.
         lower, slack = lower / total, slack / total
         possible = _may_follow(cover.pending)
         return Bounds(lower, lower + slack * possible if slack else lower, slack)
 
     def log_next(self, cover: Cover) -> Floats:
-        """(257,) log F of the text with each byte added, before it is known whether a token that
-        it completes is canonical, and of the text as all there is. Nothing may be unknown."""
+        """(257,) log F of the text with each byte added, and of the text and then its end.
+
+        A token that the byte completes counts, canonical or not. Nothing may be unknown.
+        """
         reference = _reference(cover)
         sums, _ = self._sums(cover, reference)
         with np.errstate(divide="ignore"):
@@ -180,31 +194,38 @@ class Covering:
         return logs
 
     def _sums(self, cover: Cover, reference: float) -> tuple[Floats, float]:
-        """(257,) the known sums of all outcomes and what is unknown, related to a mass."""
-        sums = np.zeros(NUM_OUTCOMES)
-        slack = 0.0
+        """(257,) the known sums of all outcomes and the unknown mass, relative to ``reference``."""
+        sums, slack = np.zeros(NUM_OUTCOMES), 0.0
         for branch in (*cover.branches, *cover.waiting):
             if branch.log_mass is None:
-                continue  # part of what its waiting parent may give
+                # Part of the slack of an ancestor whose distribution is unknown.
+                continue
             scale = float(np.exp(branch.log_mass - reference))
             if branch.probs is None:
                 slack += scale
                 continue
             follow = self._vocabulary.follow(branch.low, branch.high, branch.depth)
             if len(follow.starts):
+                # Subtle: the groups lie one after another up to high, so the sum from start to
+                # start is that of a group. Complete tokens stand before the first start.
                 shares = np.add.reduceat(branch.probs, follow.starts - branch.low)
                 sums[follow.next_bytes] += scale * shares
+            # A whole text has one encoding, so it can end only after that.
             if branch.depth == 0 and branch.ids == cover.canonical.ids:
                 sums[END] += scale * np.exp(branch.log_end)
         return sums * _may_follow(cover.pending), slack
 
     def log_total(self, cover: Cover) -> float:
-        """log F of the text, -inf if nothing covers it. Nothing may be unknown."""
-        reference = _reference(cover)
-        total = 0.0
+        """log F of the text in nats, -inf if nothing covers it.
+
+        Raises ``ValueError`` if a distribution is unknown.
+        """
+        reference, total = _reference(cover), 0.0
         for branch in cover.branches:
             if branch.probs is None or branch.log_mass is None:
                 raise ValueError("The cover holds distributions that are not known yet.")
+            # At depth 0 any token may follow, or the end. Deeper, complete tokens are left out:
+            # they are branches of their own.
             share = 1.0
             if branch.depth:
                 follow = self._vocabulary.follow(branch.low, branch.high, branch.depth)
@@ -225,24 +246,25 @@ class Covering:
         return replace(branch, probs=probs, log_end=log_end)
 
     def _longer(self, branch: CoverBranch, byte: int) -> tuple[CoverBranch | None, int]:
-        """The branch with one byte more, and how many of its tokens are complete then."""
+        """The branch with one more byte, and how many of its tokens are then complete."""
         follow = self._vocabulary.follow(branch.low, branch.high, branch.depth)
         if byte not in follow.ranges:
             return None, 0
         low, high = follow.ranges[byte]
         probs = branch.probs
         if probs is not None:
-            # A copy, lest a handful of numbers keep a whole vocabulary's alive.
+            # A copy: a view of a few numbers would keep those of the whole vocabulary alive.
             probs = probs[low - branch.low : high - branch.low].copy()
         depth = branch.depth + 1
         longer = CoverBranch(branch.ids, depth, low, high, branch.log_mass, probs)
         return longer, self._vocabulary.follow(low, high, depth).num_whole
 
     def _children(self, branch: CoverBranch, num_whole: int) -> Iterator[CoverBranch]:
-        """Branches that begin where a token of this one is complete."""
+        """New branches after each of the ``num_whole`` tokens that are complete."""
         for number in range(num_whole):
             log_mass = None
             if branch.probs is not None and branch.log_mass is not None:
+                # A branch without mass adds nothing, and would cost a query.
                 if not branch.probs[number]:
                     continue
                 log_mass = branch.log_mass + float(np.log(branch.probs[number]))
@@ -252,29 +274,17 @@ class Covering:
     def _canonical_only(
         self, branches: Iterable[CoverBranch], canonical: Canonical
     ) -> Iterator[CoverBranch]:
-        """Those of the branches whose ids begin the encoding of some continuation."""
+        """The branches whose ids begin the encoding of the text or of a continuation of it."""
         for branch in branches:
             num = len(branch.ids)
-            if any(ids[:num] == branch.ids for ids in self._encodings(canonical)):
+            if any(ids[:num] == branch.ids for ids in continued(canonical, self._tokenizer)):
                 yield branch
-
-    def _encodings(self, canonical: Canonical) -> Iterator[Ids]:
-        """Ids of the text, and of texts that go on from it in different ways."""
-        yield canonical.ids
-        settled = canonical.ids[: canonical.num_settled]
-        for continuation in CONTINUATIONS[1:]:
-            yield settled + self._tokenizer.encode(canonical.tail + continuation)
 
 
 def _reference(cover: Cover) -> float:
-    """The largest mass, to which the others are related."""
+    """The largest log-mass: relative to it the exponentials of long texts do not underflow."""
     masses = (each.log_mass for each in (*cover.branches, *cover.waiting))
     return max((mass for mass in masses if mass is not None), default=0.0)
-
-
-def _begins_all(ids: Ids, branches: Sequence[CoverBranch]) -> bool:
-    """Whether all the branches begin with ``ids``."""
-    return all(each.ids[: len(ids)] == ids for each in branches)
 
 
 def _with_mass_at(ids: Ids, branch: CoverBranch) -> CoverBranch:
@@ -285,7 +295,7 @@ def _with_mass_at(ids: Ids, branch: CoverBranch) -> CoverBranch:
 def _waited_for(
     branches: Sequence[CoverBranch], unknown: dict[Ids, CoverBranch]
 ) -> tuple[CoverBranch, ...]:
-    """Ancestors, not branches themselves, whose distributions some branch's mass depends on."""
+    """Ancestors, no branches themselves, on whose distributions the mass of a branch depends."""
     there = {each.ids for each in branches}
     found: dict[Ids, CoverBranch] = {}
     for branch in branches:
