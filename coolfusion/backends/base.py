@@ -1,9 +1,8 @@
 """The seam to a model: ids in, numbers out.
 
-A backend knows nothing of text, tokenizers or fusion. The caller names the whole prefix
-every time; whatever a backend remembers between calls is private and can only change how
-long an answer takes. The laws every backend obeys are checked by
-``coolfusion.testing.check_backend``.
+A backend knows nothing of text, tokenizers or fusion. The caller gives the whole prefix every
+time. What a backend caches between calls is private and only affects speed.
+``coolfusion.testing.check_backend`` checks the laws that every backend obeys.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from coolfusion.backends.sampling import GREEDY, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to a backend: what of ``continuation``, given ``prefix``?
+    """A question to a backend: how likely is ``continuation`` after ``prefix``?
 
-    ``prefix`` holds at least one id; that of an encoder-decoder model begins with its encoder's
-    input, as ids from ``vocab_size`` on. ``watch`` names ids whose total probability is wanted
-    at every position (the ids that end a text, say). ``sequence_id`` is a hint: queries about one
-    growing text carry the same number, so that a cache finds it without a search. No answer
-    depends on it.
+    ``prefix`` holds at least one id. For an encoder-decoder model it begins with the encoder's
+    input, as ids from ``vocab_size`` on. ``watch`` names ids whose total probability is wanted at
+    every position, for example the ids that end a text. ``sequence_id`` is a hint for caches:
+    queries about one growing text have the same number. No answer depends on it.
     """
 
     prefix: tuple[int, ...]
@@ -40,12 +38,12 @@ class Query:
 class Scores:
     """The answer to a query with a continuation of L tokens. All logarithms are in nats.
 
-    ``log_probs`` (L): log-probability of each continuation token given all before it.
-    ``picks`` (L + 1): the token the model itself would choose at each position, the one
-    after the last included. ``pick_log_probs`` (L + 1): their log-probabilities under the
-    unfiltered distribution. ``watched`` (L + 1): log of the total probability of the
-    watched ids (-inf where none are watched). ``num_forwarded``: tokens the model computed
-    for this query; ``num_passes``: forward passes it took part in.
+    - ``log_probs`` (L): log-probability of each continuation token given all before it.
+    - ``picks`` (L + 1): the model's own choice at each position and after the last token.
+    - ``pick_log_probs`` (L + 1): their log-probabilities under the unfiltered distribution.
+    - ``watched`` (L + 1): log of the total probability of the watched ids; -inf without any.
+    - ``num_forwarded``: tokens that the model computed for this query.
+    - ``num_passes``: forward passes that the query took part in.
     """
 
     log_probs: tuple[float, ...]
@@ -57,12 +55,16 @@ class Scores:
 
 
 class Backend(Protocol):
-    """What the decoder needs from a model.
+    """The interface of a model to the decoder.
 
-    Laws, for every implementation: log-probabilities obey the chain rule and are finite and
-    at most 0; an answer depends on its query alone, not on earlier calls, on the order of a
-    batch or on its other members; what ``draft`` picks is what ``score`` says would be
-    picked; abandoning a draft changes nothing. Failures are ``SourceError``s.
+    Laws for every implementation:
+
+    - Log-probabilities obey the chain rule, are finite, and are at most 0.
+    - An answer depends on its query alone: not on earlier calls, the order of a batch or its
+      other members.
+    - The picks of ``draft`` are those that ``score`` reports.
+    - An abandoned draft changes nothing.
+    - Failures are ``SourceError``s.
     """
 
     @property
@@ -72,7 +74,7 @@ class Backend(Protocol):
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens a prefix and its continuation may have together; None: no limit."""
+        """Most tokens that a prefix and its continuation may have together; None: no limit."""
         ...
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
@@ -82,20 +84,20 @@ class Backend(Protocol):
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """Let the model continue every ``prefix + continuation`` by ``num_tokens`` picks.
 
-        The answer to each query describes the drafted tokens as ``score`` would if they were
-        its continuation, but for what follows the last of them: all its tuples have
-        ``num_tokens`` entries, or more where further picks cost nothing. A caller that wants
-        more asks again with a longer prefix.
+        An answer describes the drafted tokens as ``score`` would if they were the continuation.
+        It has no entry for the position after the last token: every tuple has ``num_tokens``
+        entries, or more if further picks cost nothing. To draft more, call again with a longer
+        prefix.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
-    """All that a model says after a query's prefix and after each of its L continuation tokens.
+    """Next-token distributions after a query's prefix and each of its L continuation tokens.
 
-    ``log_probs`` (L + 1, vocab_size), in nats: every row's exponentials sum to 1, and ids that
-    cannot follow have -inf. The costs are those of ``Scores``.
+    ``log_probs`` (L + 1, vocab_size) are in nats. The exponentials of every row sum to 1, and ids
+    that cannot follow have -inf. The costs are those of ``Scores``.
     """
 
     log_probs: NDArray[np.float64]
@@ -105,11 +107,11 @@ class Distributions:
 
 @runtime_checkable
 class DistributionBackend(Backend, Protocol):
-    """A backend that gives whole next-token distributions, which mixtures are made of.
+    """A backend that gives whole next-token distributions, which mixtures need.
 
-    Laws beyond those of ``Backend``: what ``score`` says of a token is its entry here.
+    One law more than ``Backend``: the log-probability of a token in ``score`` is its entry here.
     """
 
     def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
-        """Answer a batch of queries, in order; their ``watch`` and ``sampling`` play no part."""
+        """Answer a batch of queries, in order; their ``watch`` and ``sampling`` are not used."""
         ...

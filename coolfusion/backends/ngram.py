@@ -23,7 +23,8 @@ class NgramBackend:
 
         p_n(t | h) = (count(h, t) + strength * p_{n-1}(t | h')) / (count(h) + strength)
 
-    where ``h'`` drops the oldest token of ``h`` and ``p_0`` is uniform over ``vocab_size``.
+    Here ``h'`` drops the oldest token of ``h``, and ``p_0`` is uniform over ``vocab_size``.
+    Raises ``UsageError`` for an order, a strength or a vocabulary size that is too small.
     """
 
     def __init__(
@@ -62,7 +63,10 @@ class NgramBackend:
         return self._context_length
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer queries one after another; every token counts as computed."""
+        """Answer queries one after another. Every token counts as computed.
+
+        Raises ``ContextLengthError`` for too many tokens and ``SourceError`` for foreign ids.
+        """
         return [self._score(query) for query in queries]
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
@@ -70,7 +74,7 @@ class NgramBackend:
         return [self._draft(query, num_tokens) for query in queries]
 
     def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
-        """Answer queries by whole distributions."""
+        """Whole distributions for each query."""
         return [
             Distributions(np.array(self._rows(query)), len(query.continuation) + 1, 1)
             for query in queries

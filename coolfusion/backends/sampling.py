@@ -1,8 +1,8 @@
-"""Picking one of several outcomes: greedily, or by noise that is a function of (seed, position).
+"""Sampling: the greedy pick, or a random one with noise that depends on (seed, position) alone.
 
-A pick depends on nothing but the distribution, the sampling and the position, however and
-whenever it is made. This is the numpy version, for exact models and for mixtures; backends that
-keep their numbers elsewhere have one of their own, with noise of their own.
+A pick depends on the distribution, the sampling and the position, and on nothing else. This is
+the numpy version, for exact models and for mixtures. Backends with torch tensors sample there,
+with other noise.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Sampling:
     """How a source picks its next token.
 
     Temperature 0 is greedy. Otherwise the pick is the argmax of the filtered, tempered
-    log-probabilities plus Gumbel noise that is a function of (seed, position) alone, so
-    that a pick never depends on how or when it was computed.
+    log-probabilities plus Gumbel noise. The noise is a function of (seed, position) alone, so a
+    pick never depends on how or when it was computed.
     """
 
     temperature: float = 0.0
@@ -38,11 +38,11 @@ class Sampling:
 GREEDY = Sampling()
 
 
-_OF_DRAWS = 1  # tells the noise of ``draw`` from that of ``pick``
+_OF_DRAWS = 1  # makes the noise of ``draw`` differ from that of ``pick``
 
 
 def log_total(log_values: Floats) -> float:
-    """Logarithm of the sum of the exponentials; -inf where there is nothing but zeros."""
+    """Logarithm of the sum of the exponentials; -inf if all of them are 0."""
     peak = log_values.max(initial=-np.inf)
     if not np.isfinite(peak):
         return float(peak)
@@ -52,9 +52,9 @@ def log_total(log_values: Floats) -> float:
 def filtered(log_probs: Floats, sampling: Sampling) -> Floats:
     """The distribution (outcomes,) that ``pick`` draws from, in nats; -inf for what it never picks.
 
-    The exponentials of ``log_probs`` are raised to 1 / temperature, all but the ``top_k``
-    likeliest are dropped, of these all but the fewest that have ``top_p`` of their mass together,
-    and the rest sums to 1. At temperature 0 one outcome is left.
+    Probabilities are raised to 1 / temperature. Then ``top_k`` keeps that many of the likeliest
+    outcomes. Of these, ``top_p`` keeps the fewest that have this share of their mass. The rest is
+    normalised to sum to 1. At temperature 0 one outcome is left.
     """
     if sampling.is_greedy:
         certain = np.full(len(log_probs), -np.inf)
@@ -66,7 +66,7 @@ def filtered(log_probs: Floats, sampling: Sampling) -> Floats:
 
 
 def pick(log_probs: Floats, sampling: Sampling, position: int) -> int:
-    """The outcome chosen at ``position`` from logarithms (outcomes,) of a distribution, in nats."""
+    """The outcome picked at ``position`` from log-probabilities (outcomes,) in nats."""
     if sampling.is_greedy:
         return int(log_probs.argmax())
     return int((_kept(log_probs, sampling) + noise(sampling, position, len(log_probs))).argmax())
@@ -78,9 +78,9 @@ def noise(sampling: Sampling, position: int, size: int) -> Floats:
 
 
 def draw(weights: Floats, seed: int, position: int) -> int:
-    """Which of several (weights,), positive or zero, is drawn at ``position``, by its weight.
+    """The index drawn at ``position`` with probabilities proportional to ``weights`` (n,) >= 0.
 
-    The noise is not that of ``pick`` with the same seed.
+    The noise differs from that of ``pick`` with the same seed.
     """
     ends = np.cumsum(weights)
     mark = np.random.default_rng([seed, position, _OF_DRAWS]).random() * ends[-1]
@@ -88,7 +88,7 @@ def draw(weights: Floats, seed: int, position: int) -> int:
 
 
 def _kept(log_probs: Floats, sampling: Sampling) -> Floats:
-    """Tempered log-probabilities (outcomes,), -inf for what the filters drop."""
+    """Tempered log-probabilities (outcomes,); -inf for outcomes that the filters drop."""
     tempered: Floats = log_probs / sampling.temperature
     tempered = tempered - log_total(tempered)
     if sampling.top_k <= 0 and sampling.top_p >= 1.0:
@@ -108,8 +108,8 @@ def _kept(log_probs: Floats, sampling: Sampling) -> Floats:
 def _ranked(tempered: Floats, sampling: Sampling) -> NDArray[np.int64]:
     """All outcomes that the filters may keep, the likeliest first; equally likely ones in order.
 
-    Sorting is slow where there are many, so that it is left to those that can matter: the
-    others, less likely than (1 - top_p) / outcomes, have no more than 1 - top_p together.
+    Only outcomes that can be kept are sorted, since a whole vocabulary sorts slowly. Outcomes
+    less likely than (1 - top_p) / size have at most 1 - top_p together.
     """
     size, edge = len(tempered), -np.inf
     if 0 < sampling.top_k < size:

@@ -1,4 +1,4 @@
-"""A source: a named model with its tokenizer, and what happens when it fails."""
+"""A source: a named model with its tokenizer, and checks of several of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_f
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One model that takes part in a fusion; ``name`` labels it in every trace."""
+    """One model of a fusion, with its tokenizer; ``name`` labels it in every trace."""
 
     name: str
     tokenizer: Tokenizer
@@ -31,10 +31,10 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def check_byte_faithful(sources: Sequence[Source], done: str) -> None:
-    """Raise ``UsageError`` unless all sources say what bytes come next, and how likely.
+    """Raise ``UsageError`` unless all sources can give exact byte probabilities.
 
-    ``done`` is what is to be done with them ("mixed"); the message names the first that cannot be,
-    and what was found of it.
+    A source must have a lossless tokenizer and whole next-token distributions. The message names
+    the first source without them. ``done`` is a participle for it, such as "mixed".
     """
     for source in sources:
         losses = getattr(source.tokenizer, "losses", ())
@@ -54,8 +54,8 @@ def check_byte_faithful(sources: Sequence[Source], done: str) -> None:
 def encoded_prompts(sources: Sequence[Source], prompt: Prompt) -> tuple[tuple[int, ...], ...]:
     """Every source's ids of its own prompt, with room for at least one more token.
 
-    Raises ``PromptError`` for a prompt that some source cannot take, and for names in it that
-    are not the sources'.
+    Raises ``PromptError`` for a prompt that is empty or too long for a source, and for names that
+    belong to no source.
     """
     check_prompt_names(prompt, [source.name for source in sources])
     encoded = []

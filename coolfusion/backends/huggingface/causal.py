@@ -1,7 +1,7 @@
 """The backend for ``transformers`` causal language models.
 
-What a model can do is found out by trying, never by its name: packed passes if they give
-the model's own numbers, else snapshots of its state, else recomputation.
+The way to compute is chosen by a trial, never by the name of a model. Packed passes are used if
+they give the model's own numbers. Otherwise snapshots of its state are tried, then recomputation.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ DEFAULT_ROWS = 64
 class TransformersBackend:
     """Any ``AutoModelForCausalLM`` behind the seam of ``coolfusion.backends.base``.
 
-    The model must be in evaluation mode and is never altered. ``max_rows`` bounds how many
-    texts keep their keys and values between calls.
+    The model is never altered. ``max_rows`` is the most texts whose keys and values stay cached
+    between calls. Raises ``UsageError`` for a model in training mode or one that cannot be run.
     """
 
     def __init__(self, model: Any, *, max_rows: int = DEFAULT_ROWS) -> None:
@@ -54,12 +54,12 @@ class TransformersBackend:
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens the model was made for; None where its configuration names no limit."""
+        """Length of the context window in tokens; None if the configuration names no limit."""
         return self._context_length
 
     @property
     def device(self) -> str:
-        """Where the model is; sources on different devices answer at the same time."""
+        """The model's device; sources on different devices compute at the same time."""
         return str(self._model.device)
 
     @property
@@ -68,13 +68,17 @@ class TransformersBackend:
         return "packed" if isinstance(self._passes, PackedPasses) else "snapshots"
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer a batch of queries; what is cached of a prefix is not computed again."""
+        """Answer a batch of queries. Cached tokens of a prefix are not computed again.
+
+        Raises ``SourceError`` for an empty prefix or foreign ids, ``ContextLengthError`` for too
+        many tokens, and ``NonFiniteError`` for NaN.
+        """
         for query in queries:
             self._check(query)
         return self._passes.answer(queries, read_scores)
 
     def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
-        """Answer a batch of queries by whole distributions."""
+        """Whole distributions for each query of a batch. Raises as ``score`` does."""
         for query in queries:
             self._check(query)
         return self._passes.answer(queries, read_distributions)
@@ -96,7 +100,7 @@ class TransformersBackend:
 
 
 def _choose_passes(model: Any, max_rows: int) -> Passes:
-    """The fastest way that gives the numbers of a plain forward pass of this model."""
+    """The fastest passes that give the numbers of a plain forward pass of this model."""
     probe = _probe(vocab_size(model.config))
     try:
         with torch.inference_mode():

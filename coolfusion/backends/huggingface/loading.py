@@ -28,14 +28,15 @@ def load_source(
     lossy_ok: bool = False,
     model_options: dict[str, Any] | None = None,
 ) -> Source:
-    """A source from what ``AutoTokenizer`` and an auto model class find at ``path``.
+    """A source from the tokenizer and the model that ``transformers`` loads from ``path``.
 
-    The class is ``AutoModelForSeq2SeqLM`` where the configuration says ``is_encoder_decoder``,
-    else ``AutoModelForCausalLM``.
+    The model class is ``AutoModelForSeq2SeqLM`` if the configuration says ``is_encoder_decoder``,
+    and ``AutoModelForCausalLM`` otherwise.
 
-    ``device`` defaults to the first accelerator, else the CPU; ``dtype`` to the checkpoint's
-    own on an accelerator and float32 on a CPU. ``model_options`` go to ``from_pretrained``
-    unchanged (a quantization_config, a device_map). Raises ``LoadError`` with the reason.
+    ``device`` defaults to the first accelerator, or the CPU without one. ``dtype`` defaults to
+    the checkpoint's own on an accelerator and to float32 on a CPU. ``model_options`` go to
+    ``from_pretrained`` unchanged (a quantization_config, a device_map). Raises ``LoadError`` with
+    the reason.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -57,7 +58,7 @@ def load_source(
 def load_tokenizer(
     path: str | Path, *, trust_remote_code: bool = False, lossy_ok: bool = False
 ) -> HuggingFaceTokenizer:
-    """The tokenizer alone, as ``coolfusion inspect`` needs it."""
+    """The tokenizer alone, as ``coolfusion inspect`` needs it. Raises ``LoadError``."""
     _check_folder(path)
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(
@@ -91,9 +92,9 @@ def end_ids_of(*configs: Any) -> frozenset[int]:
 
 
 def start_ids_of(path: str | Path, model: Any) -> tuple[int, ...]:
-    """What a decoder begins with: its start id, then the one it is forced to (a target language).
+    """The first ids of a decoder: its start id, and a forced one (the target language) if any.
 
-    Raises ``LoadError`` where the model names no start.
+    Raises ``LoadError`` if the model names no start id.
     """
     settings = (model.generation_config, model.config)
 

@@ -1,4 +1,4 @@
-"""From logits to what the seam reports: log-probabilities, picks, watched totals, distributions."""
+"""From logits to answers: log-probabilities, picks, watched totals and distributions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Read = Callable[[torch.Tensor, Sequence[Query]], list[Answer]]
 def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
     """The answers to ``queries``, without their costs.
 
-    ``logits`` (positions, vocabulary) are those after the prefix and after every token of the
-    continuation of the first query, then of the second, and so on. Raises ``NonFiniteError``
-    if any position has no proper distribution.
+    ``logits`` (positions, vocabulary) are those of the first query, then of the second, and so
+    on. Each query has those after its prefix and after each continuation token. Raises
+    ``NonFiniteError`` if any position has no proper distribution.
     """
     logits = logits.float()
     tokens, own = _picks(logits, queries)
@@ -55,12 +55,15 @@ def read_scores(logits: torch.Tensor, queries: Sequence[Query]) -> list[Scores]:
 
 
 def _less(logits: list[float], totals: list[float]) -> list[float]:
-    """Log-probabilities: logits less the logarithms of the sums of their exponentials."""
+    """Log-probabilities: ``logits`` minus ``totals``, the log-sum-exps of their positions."""
     return [min(value - total, 0.0) for value, total in zip(logits, totals, strict=True)]
 
 
 def read_distributions(logits: torch.Tensor, queries: Sequence[Query]) -> list[Distributions]:
-    """The same positions as whole distributions, in double precision, which keeps their order."""
+    """The same positions as whole distributions; double precision keeps their order.
+
+    Raises ``NonFiniteError`` for NaN.
+    """
     lines = torch.log_softmax(logits.double(), dim=-1)
     if bool(lines.isnan().any()):
         raise _not_finite()
@@ -69,7 +72,7 @@ def read_distributions(logits: torch.Tensor, queries: Sequence[Query]) -> list[D
 
 
 def charged(answer: Answer, num_forwarded: int, num_passes: int) -> Answer:
-    """The same answer with what it cost."""
+    """The same answer with its cost."""
     return replace(answer, num_forwarded=num_forwarded, num_passes=num_passes)
 
 
@@ -81,7 +84,7 @@ def _not_finite() -> NonFiniteError:
 
 
 def _picks(logits: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(positions,) ids picked and their logits."""
+    """The picked ids (positions,) and their logits."""
     own, tokens = logits.max(dim=-1)
     if all(query.sampling.is_greedy for query in queries):
         return tokens, own
@@ -95,7 +98,7 @@ def _picks(logits: torch.Tensor, queries: Sequence[Query]) -> tuple[torch.Tensor
 
 
 def _watched(logits: torch.Tensor, queries: Sequence[Query]) -> torch.Tensor:
-    """(positions,) log of the summed exponentials of the watched ids' logits."""
+    """(positions,) log-sum-exp of the logits of the watched ids."""
     kinds = {query.watch for query in queries}
     if len(kinds) == 1:
         return _log_sum(logits, next(iter(kinds)))

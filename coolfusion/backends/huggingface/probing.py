@@ -1,6 +1,6 @@
-"""Answering queries by passes through a model: drafts made of scores, and ways that are found by trying.
+"""What every kind of pass through a model shares: drafts from scores, and trials of a new kind.
 
-Which ids a model takes in; one outside its embedding would bring a GPU process down.
+The check of ids is here too: an id outside the embedding would end a GPU process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Passes(Protocol):
     """A way to answer queries with a model."""
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
-        """Answer a batch of queries in order, by what ``read`` makes of their logits."""
+        """Answer a batch of queries in order. ``read`` turns their logits into answers."""
         ...
 
 
@@ -41,7 +41,7 @@ def drafted(
 def agrees(
     passes: Passes, probe: Sequence[Query], expected: Sequence[Sequence[float]], dtype: torch.dtype
 ) -> bool:
-    """Whether ``passes`` give the log-probabilities ``expected``, the last query asked by itself."""
+    """Whether ``passes`` give the ``expected`` log-probabilities; the last query is a batch alone."""
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
     try:
         answers = passes.answer(probe[:-1], read_scores) + passes.answer(probe[-1:], read_scores)
@@ -61,7 +61,7 @@ def spelled(logits: torch.Tensor, query: Query) -> list[float]:
 
 
 def length_limit(config: Any, *names: str) -> int | None:
-    """The positions a model was made for, under one of ``names`` or the usual ones; None: unknown."""
+    """A model's number of positions, under one of ``names`` or the usual ones; None: unknown."""
     for name in (*names, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
@@ -73,7 +73,7 @@ _NOTHING = Scores((), (), (), ())
 
 
 def _at_end(query: Query) -> Query:
-    """The question what follows a query's continuation."""
+    """The query for the token after a query's continuation."""
     if not query.continuation:
         return query
     return replace(query, prefix=query.prefix + query.continuation, continuation=())

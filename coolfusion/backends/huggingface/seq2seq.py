@@ -1,8 +1,8 @@
 """The backend for ``transformers`` encoder-decoder models, such as translation models.
 
-A prefix is what the encoder reads, then what the decoder has: its start and the response. The
-two may have different vocabularies, so an encoder id ``e`` is written as ``vocab_size + e``,
-with the decoder's ``vocab_size``: no id can be taken for one of the other side.
+A prefix is the encoder's input, then the decoder's start and the response. The two sides may have
+different vocabularies. So an encoder id ``e`` is written as ``vocab_size + e``, with the decoder's
+``vocab_size``. No id then stands for both sides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFAULT_INPUTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """The numbers of ids and positions of an encoder and its decoder (None: no limit known)."""
+    """Vocabulary sizes and context windows of an encoder and its decoder (None: limit unknown)."""
 
     num_encoder_ids: int
     num_decoder_ids: int
@@ -39,7 +39,7 @@ class Sides:
 
     @classmethod
     def of(cls, model: Any) -> Sides:
-        """Those of a model."""
+        """The sizes of a model."""
         encoder, decoder = model.get_encoder(), model.get_decoder()
         return cls(
             encoder.get_input_embeddings().weight.shape[0],
@@ -49,13 +49,13 @@ class Sides:
         )
 
     def join(self, encoder: Ids, decoder: Ids) -> Ids:
-        """The prefix that stands for both."""
+        """One prefix of the encoder's and the decoder's ids."""
         return tuple(self.num_decoder_ids + token for token in encoder) + decoder
 
     def split(self, prefix: Ids) -> tuple[Ids, Ids]:
-        """What the encoder and the decoder have of a prefix, both of at least one id.
+        """The encoder's and the decoder's ids of a prefix, at least one each.
 
-        Raises ``SourceError`` for a prefix that is not so.
+        Raises ``SourceError`` for a prefix that has none for one side, or foreign ids.
         """
         num_read = sum(token >= self.num_decoder_ids for token in prefix)
         encoder = tuple(token - self.num_decoder_ids for token in prefix[:num_read])
@@ -87,11 +87,11 @@ class Sides:
 class EncoderDecoderBackend:
     """Any ``AutoModelForSeq2SeqLM`` behind the seam of ``coolfusion.backends.base``.
 
-    The model must be in evaluation mode and is never altered. Ids are those of the decoder; the
-    encoder's come first in a prefix, as ``sides.join`` writes them, and are never continued.
-    ``max_inputs`` bounds how many of the encoder's inputs are kept between calls. Ids that the
-    model's generation settings rule out (``bad_words_ids``, ``suppress_tokens``) have no
-    probability.
+    The model must be in evaluation mode and is never altered. Ids are those of the decoder. A
+    prefix begins with the encoder's ids, as ``sides.join`` writes them. ``max_inputs`` is the
+    most encoder inputs that stay cached between calls. Ids that the model's generation settings
+    rule out (``bad_words_ids``, ``suppress_tokens``) have probability 0. Raises ``UsageError``
+    for a model that cannot be used.
     """
 
     def __init__(self, model: Any, *, max_inputs: int = DEFAULT_INPUTS) -> None:
@@ -116,29 +116,32 @@ class EncoderDecoderBackend:
 
     @property
     def context_length(self) -> int | None:
-        """Most tokens of both sides together; each has a limit of its own, too."""
+        """Most tokens of both sides together; each side also has its own limit."""
         if self.sides.encoder_length is None or self.sides.decoder_length is None:
             return None
         return self.sides.encoder_length + self.sides.decoder_length
 
     @property
     def device(self) -> str:
-        """Where the model is; sources on different devices answer at the same time."""
+        """The model's device; sources on different devices compute at the same time."""
         return str(self._model.device)
 
     @property
     def strategy(self) -> str:
-        """How queries are answered: "cached", or "recomputed" where rolling back fails."""
+        """How queries are answered: "cached", or "recomputed" if rollback does not work."""
         return "cached" if self._passes.keeps else "recomputed"
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
-        """Answer a batch of queries; what is cached of a prefix is not computed again."""
+        """Answer a batch of queries. Cached tokens of a prefix are not computed again.
+
+        Raises ``SourceError`` for a query that the model cannot answer.
+        """
         for query in queries:
             self.sides.check(query)
         return self._passes.answer(queries, read_scores)
 
     def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
-        """Answer a batch of queries by whole distributions."""
+        """Whole distributions for each query of a batch. Raises as ``score`` does."""
         for query in queries:
             self.sides.check(query)
         return self._passes.answer(queries, read_distributions)
@@ -149,10 +152,10 @@ class EncoderDecoderBackend:
 
 
 def _choose_passes(model: Any, sides: Sides, max_inputs: int) -> DecoderPasses:
-    """The fastest way that gives the numbers of a plain forward pass of this model.
+    """The fastest passes that give the numbers of a plain forward pass of this model.
 
-    Texts stay cached if rolling back works; else all is computed anew; and one by one where
-    texts in one pass disturb each other, as they do in some mixtures of experts.
+    Texts stay cached if rollback works. Otherwise everything is recomputed. Queries go one by one
+    if texts of one pass affect each other, as in some mixtures of experts.
     """
     probe = _probe(sides, getattr(model.config, "pad_token_id", None))
     try:
@@ -178,7 +181,7 @@ def _choose_passes(model: Any, sides: Sides, max_inputs: int) -> DecoderPasses:
 
 
 def _probe(sides: Sides, padding: int | None) -> list[Query]:
-    """Candidates after one input and after a shorter one, then what follows the first of them."""
+    """Candidates after one input and after a shorter one, then a continuation of the first."""
     usable = [token for token in range(sides.num_decoder_ids) if token != padding]
     ids = tuple(usable[(7 * i * i + 3 * i + 1) % len(usable)] for i in range(12))
     read = tuple((5 * i * i + i + 2) % sides.num_encoder_ids for i in range(7))

@@ -1,8 +1,8 @@
-"""Answering queries for encoder-decoder models: an encoder's input is read once, and kept.
+"""Passes through encoder-decoder models: each encoder input is read once and stays cached.
 
-The decoders of these models place tokens by how many are cached, so rows of one pass must
-have equally many: a row that has more is rolled back, where what it computes again is cheaper
-than a pass of its own. Shorter rows are padded at the end, where no real token can see it.
+The decoders of these models number positions by the count of cached tokens. So the rows of one
+pass must have equally many. A row with more is rolled back, if its recomputation is cheaper than a
+pass of its own. Shorter rows are padded at the end, where no real token sees it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ KeyValues: TypeAlias = tuple[tuple[torch.Tensor, torch.Tensor], ...]  # (heads, 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderBranch:
-    """A decoder text and, for each layer, its keys and values."""
+    """A decoder text with the keys and values of each layer."""
 
     ids: Ids
     layers: KeyValues
 
     def shared(self, ids: Ids) -> int:
-        """How many leading tokens it has in common with ``ids``."""
+        """The number of leading tokens in common with ``ids``."""
         if self.ids[: len(ids)] == ids[: len(self.ids)]:
             return min(len(ids), len(self.ids))
         pairs = zip(self.ids, ids, strict=False)
@@ -47,10 +47,10 @@ class DecoderBranch:
 
 @dataclass(slots=True, eq=False)
 class Reading:
-    """What the encoder made of one input, and the decoder texts that followed it, newest last.
+    """The encoder's output for one input, and the decoder texts cached after it, newest last.
 
-    ``states`` is (tokens, width). ``crossed`` holds the keys and values that cross-attention
-    makes of them, once the decoder has.
+    ``states`` is (tokens, width). ``crossed`` holds their cross-attention keys and values; None
+    before the first pass of the decoder.
     """
 
     states: torch.Tensor
@@ -58,7 +58,7 @@ class Reading:
     branches: list[DecoderBranch] = field(default_factory=list)
 
     def keep(self, branch: DecoderBranch, most: int) -> None:
-        """Remember a text in the place of those it continues; at most ``most`` in all."""
+        """Cache a text in place of those that it continues; at most ``most`` in all."""
         self.branches = [b for b in self.branches if b.shared(branch.ids) < len(b.ids)]
         self.branches.append(branch)
         del self.branches[: max(0, len(self.branches) - most)]
@@ -66,7 +66,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class DecoderRow:
-    """One query's share of a pass: logits from ``start`` on are wanted, ``kept`` tokens cached."""
+    """One query's share of a pass: ``kept`` tokens are cached, logits from ``start`` on wanted."""
 
     index: int
     reading: Reading
@@ -78,11 +78,11 @@ class DecoderRow:
 
 @final
 class DecoderPasses:
-    """Scores through the decoder of an encoder-decoder ``model``.
+    """Answers queries through the decoder of an encoder-decoder ``model``.
 
     ``split`` parts a prefix into the ids of the encoder and of the decoder. At most
-    ``max_inputs`` encoder inputs are kept, with ``max_branches`` decoder texts each; with none,
-    the decoder computes everything anew. Ids in ``forbidden`` get a probability of zero.
+    ``max_inputs`` encoder inputs stay cached, with ``max_branches`` decoder texts each. With 0
+    branches the decoder recomputes everything. Ids in ``forbidden`` get probability 0.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class DecoderPasses:
         return self._max_branches > 0
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
-        """Answer queries in order; what is cached is not computed again, and no input read twice."""
+        """Answer queries in order. No cached token is recomputed, and no input is read twice."""
         answers: list[Answer] = []
         for start in range(0, len(queries), self._max_inputs):
             with torch.inference_mode():
@@ -140,7 +140,7 @@ class DecoderPasses:
         return [answers[index] for index in range(len(queries))]
 
     def _read_new(self, inputs: Sequence[Ids]) -> list[int]:
-        """Let the encoder read, in one pass, what it has not; returns where each of that is first."""
+        """Encode all new inputs in one pass, and return the index at which each first occurs."""
         new = {ids: inputs.index(ids) for ids in inputs if ids not in self._readings}
         if new:
             longest = max(map(len, new))
@@ -156,7 +156,7 @@ class DecoderPasses:
         return list(new.values())
 
     def _row(self, index: int, reading: Reading, ids: Ids, start: int) -> DecoderRow:
-        """The row of a query, which goes on from the nearest text that is cached."""
+        """The row of a query, which continues the cached text with most tokens in common."""
         branch = max(reading.branches, key=lambda each: each.shared(ids), default=None)
         kept = 0 if branch is None else min(branch.shared(ids), start)
         return DecoderRow(index, reading, ids, start, branch if kept else None, kept)
@@ -164,12 +164,13 @@ class DecoderPasses:
     def _forward(
         self, rows: Sequence[DecoderRow], queries: Sequence[Query], read: Read[Answer]
     ) -> list[Answer]:
-        """Compute what all rows lack in one pass, and read every query's answer."""
+        """Compute the missing tokens of all rows in one pass, and read every query's answer."""
         kept = min(row.kept for row in rows)
         end = max(len(row.ids) for row in rows)
         padded = [[*row.ids[kept:], *[0] * (end - len(row.ids))] for row in rows]
         cache = _cache_of(rows, kept)
-        # Some models place tokens by counting those that are no padding, but not embeddings.
+        # Embeddings instead of ids: given ids, some models number positions by counting those
+        # that are no padding.
         output = self._model(
             encoder_outputs=self._output_class(
                 last_hidden_state=_stacked([row.reading.states for row in rows])
@@ -195,7 +196,7 @@ class DecoderPasses:
         ]
 
     def _keep(self, rows: Sequence[DecoderRow], cache: EncoderDecoderCache) -> None:
-        """Remember the keys and values of every row's text and, where they are new, of its input."""
+        """Cache the keys and values of every row's text and, if they are new, of its input."""
         if not self._max_branches:
             return
         for number, row in enumerate(rows):
@@ -207,13 +208,13 @@ class DecoderPasses:
                 row.reading.keep(DecoderBranch(row.ids, layers), self._max_branches)
 
     def _mask(self, lengths: Sequence[int]) -> torch.Tensor:
-        """(rows, tokens): 1 for a token and 0 for what comes after the last."""
+        """(rows, tokens): 1 for a token and 0 for padding after the last."""
         places = torch.arange(max(lengths), device=self._device)
         return (places < torch.tensor(lengths, device=self._device)[:, None]).long()
 
 
 def _passes(rows: Sequence[DecoderRow]) -> list[list[DecoderRow]]:
-    """Rows that go through the model together: none so unequal that padding outweighs."""
+    """Rows grouped into passes, so that those of one pass waste at most ``PADDING`` tokens."""
     passes: list[list[DecoderRow]] = []
     for row in sorted(rows, key=lambda row: (row.kept, len(row.ids))):
         if passes:
@@ -227,7 +228,7 @@ def _passes(rows: Sequence[DecoderRow]) -> list[list[DecoderRow]]:
 
 
 def _cache_of(rows: Sequence[DecoderRow], kept: int) -> EncoderDecoderCache:
-    """A cache of the first ``kept`` tokens of every row and, if all have them, of their inputs."""
+    """A KV cache of the first ``kept`` tokens of every row, and of all inputs if all are known."""
     own, crossed = DynamicCache(), DynamicCache()
     if kept:
         branches = [row.branch.layers for row in rows if row.branch is not None]
@@ -239,7 +240,7 @@ def _cache_of(rows: Sequence[DecoderRow], kept: int) -> EncoderDecoderCache:
 
 
 def _joined(parts: Sequence[KeyValues], end: int | None) -> list[tuple[torch.Tensor, ...]]:
-    """The layers of several rows as one batch, of each row the tokens before ``end``."""
+    """The layers of several rows as one batch, with the tokens before ``end`` of each."""
     return [
         tuple(_stacked([part[layer][which] for part in parts])[:, :, :end] for which in range(2))
         for layer in range(len(parts[0]))
@@ -255,7 +256,7 @@ def _stacked(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _taken(cache: DynamicCache, row: int, length: int) -> KeyValues:
-    """The first ``length`` tokens of one row, copied where others are in the same buffer."""
+    """The first ``length`` tokens of one row; copied if the buffer holds others too."""
     taken = []
     for layer in cache.layers:
         pair = (layer.keys[row, :, :length], layer.values[row, :, :length])

@@ -1,4 +1,4 @@
-"""The tokenizer of an encoder-decoder source: prompts are for the encoder, all else for the decoder."""
+"""The tokenizer of an encoder-decoder source: prompts for the encoder, responses for the decoder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from coolfusion.tokenization.prompts import OwnPrompt
 
 @final
 class EncoderDecoderTokenizer:
-    """``tokenizer`` for both sides of a model; ``start`` are the ids that a response follows.
+    """``tokenizer`` for both sides of a model; ``start`` are the decoder's ids before a response.
 
-    A raw prompt is what the encoder reads, with the special tokens before and after it that the
-    tokenizer's own rule adds. Nothing the encoder reads is ever decoded, so only the response
-    has to survive the tokenizer.
+    A raw prompt is the encoder's input. The tokenizer's own rule adds special tokens before and
+    after it. The encoder's input is never decoded, so the tokenizer must reproduce only responses.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class EncoderDecoderTokenizer:
 
     @property
     def losses(self) -> tuple[str, ...]:
-        """What the tokenizer loses of a text."""
+        """What the tokenizer cannot reproduce of a text."""
         return self._tokenizer.losses
 
     @property
@@ -42,7 +41,7 @@ class EncoderDecoderTokenizer:
         return self._tokenizer.has_chat_template
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of a part of a response, as the decoder has them."""
+        """The decoder's ids of a part of a response."""
         return self._tokenizer.encode(text)
 
     def piece(self, token_id: int) -> bytes | None:
@@ -52,7 +51,8 @@ class EncoderDecoderTokenizer:
     def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
         """The prefix of a response to a text, or to chat messages if there is a template.
 
-        Raises ``PromptError`` for messages without one, and for more than the encoder takes.
+        Raises ``PromptError`` for messages without a template, and for a prompt too long for the
+        encoder.
         """
         if isinstance(prompt, str):
             read = self._tokenizer.encode_closed(prompt)

@@ -1,8 +1,8 @@
-"""Answering queries for models whose state cannot be rolled back or take a custom mask.
+"""Passes for models without rollback or custom masks: snapshots of their state.
 
-Recurrent and hybrid architectures keep a running state; it is copied before it is used up.
-Candidates of one prefix form a padded batch of copies: padding comes last, where no real
-token can see it.
+Recurrent and hybrid architectures have a running state, which is copied before each use.
+Candidates of one prefix form a padded batch of copies. Padding comes last, where no real token
+sees it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_SNAPSHOTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model's state after some ids, and the logits (1, vocabulary) of what follows."""
+    """A model's state after some ids, and the logits (1, vocabulary) of the next token."""
 
     cache: Any
     logits: torch.Tensor
@@ -33,10 +33,11 @@ class Snapshot:
 
 @final
 class SnapshotPasses:
-    """Scores through copies of the model's own cache.
+    """Answers queries through copies of the model's own cache.
 
-    ``step`` is the most tokens that one pass may add to a state: some recurrent models take
-    only one at a time once they have begun. ``step=0`` keeps no state and recomputes all.
+    ``step`` is the most tokens that one pass may add to a state (None: any number). Some
+    recurrent models accept one at a time after the first pass. ``step=0`` keeps no state and
+    recomputes everything.
     """
 
     def __init__(self, model: Any, step: int | None) -> None:
@@ -47,7 +48,7 @@ class SnapshotPasses:
         self._cache_name = "past_key_values" if "past_key_values" in names else "cache_params"
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
-        """Answer queries in order, those with the same prefix together."""
+        """Answer queries in order; queries with the same prefix share a pass."""
         answers: dict[int, Answer] = {}
         for prefix in dict.fromkeys(query.prefix for query in queries):
             indices = [index for index, query in enumerate(queries) if query.prefix == prefix]
@@ -73,7 +74,7 @@ class SnapshotPasses:
         return [charged(answers[0], num_forwarded, num_passes), *answers[1:]]
 
     def _advance(self, prefix: tuple[int, ...]) -> tuple[Snapshot, int, int]:
-        """The state after ``prefix``, with the tokens and passes it took to get there."""
+        """The state after ``prefix``, and the tokens and passes that it cost."""
         if prefix in self._snapshots:
             self._snapshots.move_to_end(prefix)
             return self._snapshots[prefix], 0, 0
@@ -103,7 +104,7 @@ class SnapshotPasses:
         return self._feed(cache, padded)[1]
 
     def _feed(self, cache: Any, rows: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor, int]:
-        """Run rows of equal length through the model, a piece at a time where it must be."""
+        """Run rows of equal length through the model, ``step`` tokens at a time if there is a state."""
         for row in rows:
             check_ids(row, vocab_size(self._model.config))
         ids = torch.tensor([list(row) for row in rows], device=self._model.device)
