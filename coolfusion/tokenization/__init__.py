@@ -1,1 +1,1 @@
-"""Text and ids: tokenizers, their tokens as bytes, and where several of them share a boundary."""
+"""Text and ids: tokenizers, tokens as bytes, and cuts that several tokenizers share."""

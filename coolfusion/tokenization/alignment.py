@@ -1,9 +1,9 @@
-"""Which proposed cuts every tokenizer can live with.
+"""Ratified cuts: places where every tokenizer has a token boundary.
 
-A proposed cut is ratified when, for every tokenizer, encoding the text on its two sides
-apart gives the ids of encoding it whole: then committing the left side never forces a
-source to condition on tokens it would not have written. White space alone does not make a
-cut safe: a full stop and the line break after it can be one token.
+A proposed cut is ratified if every tokenizer gives the same ids for the two sides encoded apart
+and for the whole. Then no source has to continue from tokens that it would not have produced.
+White space alone does not make a cut safe: a full stop and the line break after it can be one
+token.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.canonical import splits
 
-CONTEXT = 64  # characters on the left that can bear on how a cut is encoded
-LOOK_AHEAD = 32  # characters on the right
+CONTEXT = 64  # characters on the left that can affect the encoding at a cut
+LOOK_AHEAD = 32  # characters on the right that can
 
 
 def is_ratified(text: str, cut: int, tokenizers: Sequence[Tokenizer]) -> bool:
@@ -30,8 +30,8 @@ def ratified_cuts(
 ) -> Iterator[int]:
     """The cuts of ``text`` that ``boundary`` proposes and every tokenizer ratifies, in order.
 
-    ``context`` is what stands before ``text``. Positions count characters of ``text``. Cuts
-    are tried as they are asked for, so the first costs nothing for the later ones.
+    ``context`` is the text before. Positions count characters of ``text``. Each cut is tried when
+    the caller asks for it, so the first one costs nothing for the later ones.
     """
     recent = context[-CONTEXT:]
     for cut in boundary.propose(text):

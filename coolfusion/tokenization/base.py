@@ -9,11 +9,13 @@ from coolfusion.tokenization.prompts import OwnPrompt
 
 
 class Tokenizer(Protocol):
-    """What alignment, drafting and scoring need from a tokenizer.
+    """The interface of a tokenizer to alignment, drafting and scoring.
 
-    Laws (``coolfusion.testing.check_tokenizer``): the pieces of ``encode(text)`` join to the
-    text, up to Unicode normalisation form C; ``encode`` never gives an end id, whatever the
-    text says; equal texts give equal ids.
+    Laws, checked by ``coolfusion.testing.check_tokenizer``:
+
+    - The pieces of ``encode(text)`` join to the text, up to Unicode normalisation form C.
+    - ``encode`` never gives an end id, whatever the text contains.
+    - Equal texts give equal ids.
     """
 
     @property
@@ -22,7 +24,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of ``text`` as it reads in the middle of a longer text, without special tokens."""
+        """Ids of ``text`` as in the middle of a longer text, without special tokens."""
         ...
 
     def piece(self, token_id: int) -> bytes | None:
@@ -30,7 +32,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
-        """Ids of a raw prompt or of chat messages, with the special tokens they call for."""
+        """Ids of a raw prompt or of chat messages, with their special tokens."""
         ...
 
 

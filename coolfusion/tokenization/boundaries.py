@@ -1,8 +1,8 @@
-"""Where a draft may be cut: functions from text to ascending cut positions.
+"""Boundaries: rules that propose where a draft may be cut, from its text alone.
 
-A cut at ``p`` leaves ``text[:p]`` and ``text[p:]``; it is proposed here from the text alone
-and ratified by every tokenizer in ``coolfusion.tokenization.huggingface.alignment``. All cuts keep white space with
-the word that follows it, so joined segments always give the text back unchanged.
+A cut at ``p`` leaves ``text[:p]`` and ``text[p:]``. Every tokenizer has to ratify it
+(``coolfusion.tokenization.alignment``). White space stays with the word after it, and the
+segments of a text join to the text unchanged.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SENTENCE_END = regex.compile(
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A named rule that proposes cuts, and how long a draft may look for one.
+    """A named rule that proposes cuts.
 
-    ``propose`` maps a text to ascending positions strictly inside it. ``max_tokens`` is the
-    number of tokens after which a draft is cut without a boundary (None: no cap of its own).
+    ``propose`` maps a text to ascending positions strictly inside it. After ``max_tokens`` tokens
+    a draft is cut even without a boundary (None: no limit of its own).
     """
 
     name: str
@@ -41,7 +41,7 @@ class Boundary:
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether it is of a script whose words are written without spaces between them."""
+    """Whether a character belongs to a script that has no spaces between words."""
     return _UNSPACED_CHARACTER.match(character) is not None
 
 
@@ -53,7 +53,7 @@ def _word_cuts(text: str) -> list[int]:
 
 
 def _unspaced_cuts(text: str) -> Iterable[int]:
-    """Unicode word edges that touch a script written without spaces."""
+    """Unicode word edges next to a character of a script without spaces."""
     for match in _UNICODE_WORD_EDGE.finditer(text):
         cut = match.start()
         if not 0 < cut < len(text):
@@ -88,9 +88,14 @@ def _sentence_cuts(text: str) -> list[int]:
 
 
 def phrases(num_words: int) -> Boundary:
-    """Cut at every ``num_words``-th word; ``phrases(1)`` is ``words``."""
+    """Cut at every ``num_words``-th word; ``phrases(1)`` is ``words``.
+
+    Raises ``UsageError`` below 1.
+    """
     if num_words < 1:
-        raise UsageError(f"phrases({num_words}) has no words to hold. ModelRequest for at least 1.")
+        raise UsageError(
+            f"phrases({num_words}) would be segments without words. Use phrases(1) or more."
+        )
     return Boundary(
         f"phrases({num_words})",
         lambda text: _word_cuts(text)[num_words - 1 :: num_words],
@@ -105,7 +110,10 @@ whole_response = Boundary("whole_response", lambda _: (), None)
 
 
 def boundary_named(name: str) -> Boundary:
-    """Look a built-in boundary up: words, phrases(n), lines, sentences or whole_response."""
+    """Look up a built-in boundary: words, phrases(n), lines, sentences or whole_response.
+
+    Raises ``UsageError`` for other names.
+    """
     known = {rule.name: rule for rule in (words, lines, sentences, whole_response)}
     counted = regex.fullmatch(r"phrases[(:=]?(\d+)\)?", name)
     if counted:

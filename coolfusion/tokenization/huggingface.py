@@ -1,4 +1,4 @@
-"""The adaptor for Hugging Face tokenizers: exact, in context, and tested when it is made."""
+"""Hugging Face tokenizers behind the seam: exact, in context, and checked for losses at once."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from coolfusion.tokenization.token_bytes import token_pieces
 
 ChatTemplate = Callable[[Sequence[Message]], str]
 
-# Texts that stand before an encoded one so that no tokenizer takes it for a text's beginning;
-# the first that stays whole is used. An empty one is enough where nothing is invented.
+# A tokenizer may treat the beginning of a text differently (Llama 2 adds a word mark). So a text
+# is encoded after an anchor, whose ids are then removed. The first anchor that keeps its own ids
+# is used. The empty one suffices for tokenizers that add nothing.
 _ANCHORS = ("", "\x01", "\n", ".", "a", "0")
 _BYTE_NAME = regex.compile(r"<0x[0-9A-Fa-f]{2}>")
 _IN_CONTEXT = ("a", " a", "1", "\n", "(", "the", " The")
@@ -40,12 +41,12 @@ _MUST_SURVIVE = {
 
 @final
 class HuggingFaceTokenizer:
-    """A ``tokenizers.Tokenizer`` seen through the seam of ``coolfusion.tokenization.huggingface.prompts``.
+    """A ``tokenizers.Tokenizer`` behind the seam of ``coolfusion.tokenization.base``.
 
-    ``end_ids`` are all ids that end a response; ``template`` renders chat messages to text
-    (None: raw prompts only). A tokenizer that cannot reproduce text is refused with a
-    ``LossyTokenizerError``, or accepted with ``lossy_ok``; ``losses`` names what it loses.
-    The tokenizer given is never altered.
+    ``end_ids`` are all ids that end a response. ``template`` renders chat messages to text (None:
+    raw prompts only). Raises ``LossyTokenizerError`` for a tokenizer that cannot reproduce text,
+    unless ``lossy_ok``. ``losses`` names what it cannot reproduce. The given tokenizer is never
+    altered.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class HuggingFaceTokenizer:
     def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
         """Ids of a raw prompt, or of chat messages through the chat template.
 
-        Special tokens come from the tokenizer's own rule for a raw prompt and from the
-        template for messages; those typed inside a prompt stay text.
+        A raw prompt gets the special tokens of the tokenizer's own rule, messages those of the
+        template. Names of special tokens inside a prompt stay text. Raises ``PromptError`` for
+        an empty prompt, for messages without a template and for lone surrogates.
         """
         if not isinstance(prompt, str):
             _check_characters(message["content"] for message in prompt)
@@ -96,12 +98,12 @@ class HuggingFaceTokenizer:
         return opened
 
     def encode_closed(self, text: str) -> tuple[int, ...]:
-        """Ids of a raw text as an encoder reads it: with the special tokens that close it, too."""
+        """Ids of a raw text for an encoder, with special tokens before and after it."""
         opened, closing = self._encode_raw(text)
         return opened + closing
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        """Ids of ``text`` in context; names of control and byte tokens in it stay text."""
+        """Ids of ``text`` in context. Names of control and byte tokens in it stay text."""
         taken = self._taken.search(text) if self._taken else None
         if taken:
             cut = taken.start() + 1
@@ -119,9 +121,9 @@ class HuggingFaceTokenizer:
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def _encode_raw(self, prompt: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """A raw text with the special tokens before it, and the end tokens that would close it.
+        """Ids of a raw text with the special tokens before it, and the end tokens after it.
 
-        A rule that closes every text would end a prompt before it began.
+        The end tokens are apart, since a prompt with them would end before the response.
         """
         _check_characters([prompt])
         if not prompt:
@@ -158,7 +160,7 @@ class HuggingFaceTokenizer:
         return {token.content: token_id for token_id, token in added.items() if token.special}
 
     def _typed_specials(self, rendered: str, messages: list[Message]) -> list[tuple[int, int]]:
-        """Spans of ``rendered`` that came from messages, if any of them types a special token."""
+        """Spans of messages in ``rendered``; none unless a message contains a special token."""
         specials = self._specials()
         contents = [message["content"].strip() for message in messages]
         if not any(special in content for special in specials for content in contents):
@@ -176,7 +178,7 @@ class HuggingFaceTokenizer:
         return spans
 
     def _encode_around(self, rendered: str, typed: list[tuple[int, int]]) -> tuple[int, ...]:
-        """Encode a rendered chat, taking special tokens inside ``typed`` spans for text."""
+        """Encode a rendered chat with special tokens inside ``typed`` spans as text."""
         ids: list[int] = []
         start = position = 0
         specials = self._specials()
@@ -196,7 +198,7 @@ class HuggingFaceTokenizer:
         return tuple(ids) + self._encode(rendered[start:])
 
     def _choose_anchors(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Anchors after which a text is encoded as if in mid-text, best first."""
+        """Anchors after which a text is encoded as in the middle of a text, best first."""
         chosen = []
         for anchor in _ANCHORS:
             anchor_ids = self._ids(anchor)
@@ -232,9 +234,10 @@ def _check_characters(texts: Iterable[str]) -> None:
 def _taken_names(
     tokenizer: tokenizers.Tokenizer, pieces: Mapping[int, bytes | None]
 ) -> regex.Pattern[str] | None:
-    """What a Unigram model, which takes any entry of its vocabulary literally, must not see.
+    """A pattern of the names of control and byte tokens; None unless it is a Unigram model.
 
-    These are the names of tokens that stand for something else: control and byte tokens.
+    A Unigram model matches every entry of its vocabulary literally. In it the text "<0x41>" would
+    become the byte token of "A".
     """
     if json.loads(tokenizer.to_str())["model"]["type"] != "Unigram":
         return None

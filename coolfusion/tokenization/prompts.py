@@ -1,4 +1,4 @@
-"""The seam to a tokenizer: text to ids and ids to bytes, always as part of a longer text."""
+"""Prompts: a raw text or chat messages, the same for all sources or one each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TypeAlias, TypedDict
 
 from coolfusion.errors import PromptError
 
-EVERYONE_ELSE = "*"  # in a prompt per source: the sources that are not named
+EVERYONE_ELSE = "*"  # in a prompt per source: all sources that are not named
 
 
 class Message(TypedDict):
@@ -17,14 +17,14 @@ class Message(TypedDict):
     content: str
 
 
-# What one source is given: a raw text, or chat messages for its template.
+# The prompt of one source: a raw text, or chat messages for its template.
 OwnPrompt: TypeAlias = str | Sequence[Message]
-# What a fusion is given: the same for all sources, or one each by the sources' names.
+# The prompt of a fusion: the same for all sources, or one each by the sources' names.
 Prompt: TypeAlias = OwnPrompt | Mapping[str, OwnPrompt]
 
 
 def prompt_for(prompt: Prompt, name: str) -> OwnPrompt:
-    """What the source ``name`` is given. Raises ``PromptError`` where nothing is said of it."""
+    """The prompt of the source ``name``. Raises ``PromptError`` if it has none."""
     if not isinstance(prompt, Mapping):
         return prompt
     own = prompt.get(name, prompt.get(EVERYONE_ELSE))
@@ -37,7 +37,7 @@ def prompt_for(prompt: Prompt, name: str) -> OwnPrompt:
 
 
 def check_prompt_names(prompt: Prompt, names: Iterable[str]) -> None:
-    """Raise ``PromptError`` unless all ``names`` have a prompt, and nobody else."""
+    """Raise ``PromptError`` unless all ``names`` have a prompt, and no other source has one."""
     names = list(names)
     if isinstance(prompt, Mapping):
         for each in prompt:
@@ -50,14 +50,14 @@ def check_prompt_names(prompt: Prompt, names: Iterable[str]) -> None:
 
 
 def prompts_among(prompt: Prompt, names: Iterable[str]) -> Prompt:
-    """The same prompt for these sources only, as when one of them is asked alone."""
+    """The same prompt for these sources only. Raises ``PromptError`` if one has none."""
     if not isinstance(prompt, Mapping):
         return prompt
     return {name: prompt_for(prompt, name) for name in names}
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """The words of a prompt; those of several sources one after another, equal ones once."""
+    """The text of a prompt. Texts of several sources follow one another, equal ones once."""
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, Mapping):

@@ -1,8 +1,8 @@
-"""The bytes each token stands for, read from the decoder a tokenizer declares.
+"""The bytes of each token, from the decoder that a tokenizer declares.
 
-Decoding with ``tokenizer.decode`` strips spaces, joins half characters and, for tokenizers
-whose added tokens bypass the byte alphabet, returns the wrong text. A table of bytes per
-token has none of these faults and can be joined in any order.
+``tokenizer.decode`` strips spaces and replaces incomplete characters. It also returns the wrong
+text for tokenizers whose added tokens bypass the byte alphabet. A table of bytes per token has
+none of these faults, and its entries can be joined in any order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BYTE_TOKEN = regex.compile(rb"<0x([0-9A-Fa-f]{2})>")
 def token_pieces(tokenizer: tokenizers.Tokenizer) -> dict[int, bytes | None]:
     """Map every id to its bytes, special tokens to None.
 
-    Raises ``LoadError`` for a decoder whose tokens have no bytes of their own.
+    Raises ``LoadError`` for a decoder whose tokens have no bytes in isolation.
     """
     spec = json.loads(tokenizer.to_str())
     stages = _stages(spec.get("decoder"))
@@ -108,7 +108,7 @@ def _suffix(decoder: Mapping[str, Any]) -> Stage:
 
 
 def _identity(_: Mapping[str, Any]) -> Stage:
-    """Fuse and Strip act on a whole text's beginning and end, never in its middle."""
+    """Fuse and Strip act on the beginning and end of a whole text, never in its middle."""
     return lambda piece: piece
 
 

@@ -1,4 +1,4 @@
-"""Characters in bytes that arrive piece by piece: whole ones, and what may yet become one."""
+"""UTF-8 that arrives byte by byte: complete characters, and valid beginnings of one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import codecs
 
 
 def goes_on(data: bytes) -> bool:
-    """Whether ``data`` is the beginning of a text in UTF-8."""
+    """Whether ``data`` is the beginning of some UTF-8 text."""
     try:
         codecs.utf_8_decode(data, "strict", False)
     except UnicodeDecodeError:
@@ -15,5 +15,5 @@ def goes_on(data: bytes) -> bool:
 
 
 def whole_characters(data: bytes) -> str:
-    """The text of ``data``, which is the beginning of one in UTF-8, without a half character."""
+    """The complete characters of ``data``, which must be the beginning of a UTF-8 text."""
     return codecs.utf_8_decode(data, "strict", False)[0]
