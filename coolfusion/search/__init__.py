@@ -1,4 +1,4 @@
-"""Searches over points, as values: a search proposes, its caller evaluates, nothing else happens.
+"""Searches over points, as values: a search proposes points and its caller evaluates them.
 
 search = random_search(Grid({"scale": (0.5, 1.0)}), 2, seed=0)
 while points := search.ask():

@@ -1,12 +1,7 @@
-"""The seam of searching: points are asked for, and told how good they are.
+"""The interface of a search, and searches over a fixed list of points: a grid, or random points.
 
-A search is a value. ``ask`` and ``tell`` are functions of it and of their arguments, so the
-same seed and the same utilities give the same search, and a search that was cut off is had
-back by telling it again what is known.
-
-Named values and all their combinations.
-
-Searches that know from the start what they will ask: all of a grid, or random points.
+A search is a value, and ``ask`` and ``tell`` are pure functions. The same seed and utilities give
+the same search. So an interrupted search is restored by telling it the known utilities again.
 """
 
 from __future__ import annotations
@@ -21,48 +16,48 @@ import numpy as np
 from coolfusion.errors import UsageError
 from coolfusion.types import Floats
 
-# Coordinates of one candidate: equal points are one candidate, and have one utility.
+# Coordinates of one candidate. Equal points are the same candidate and have one utility.
 Point = tuple[float, ...]
 S = TypeVar("S", bound="Search")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A point and its utility: higher is better, minus infinity for what does not work."""
+    """A point and its utility; higher is better, minus infinity for a point that does not work."""
 
     point: Point
     utility: float
 
 
 class Search(Protocol):
-    """What every search offers."""
+    """The interface of every search."""
 
     @property
     def best(self) -> Evaluated | None:
-        """The best point so far, the earliest of equals; None before the first utilities."""
+        """The best point so far, the earliest of equals. None before the first utilities."""
 
     def ask(self) -> tuple[Point, ...]:
-        """The points to be evaluated now, in any order; none when the search is over."""
+        """The points to evaluate now, in any order; empty when the search is over."""
 
     def tell(self: S, utilities: Sequence[float]) -> S:
-        """The search once these are the utilities of ``ask()``'s points, in their order.
+        """The search after the utilities of the points of ``ask()``, in their order.
 
-        Raises ``UsageError`` for a wrong number of them, for NaN and for infinity.
+        Raises ``UsageError`` for a wrong number of utilities, for NaN and for infinity.
         """
 
 
 def run(search: S, evaluate: Callable[[tuple[Point, ...]], Sequence[float]]) -> S:
-    """Evaluate what a search asks for until it asks no more, and return its last state."""
+    """Evaluate a search's points until it has no more, and return its last state."""
     while points := search.ask():
         search = search.tell(evaluate(points))
     return search
 
 
 def checked(points: Sequence[Point], utilities: Sequence[float]) -> Floats:
-    """Utilities (points,) as an array. Raises ``UsageError`` for what no search can use."""
+    """Utilities (points,) as an array. Raises ``UsageError`` as ``Search.tell`` does."""
     if len(points) != len(utilities):
         raise UsageError(
-            f"{len(points)} points were asked about and {len(utilities)} utilities told. Give one each, in order."
+            f"There are {len(points)} points to evaluate, but {len(utilities)} utilities were given. Give one each, in order."
         )
     for point, utility in zip(points, utilities, strict=True):
         if math.isnan(utility) or utility == math.inf:
@@ -74,7 +69,7 @@ def checked(points: Sequence[Point], utilities: Sequence[float]) -> Floats:
 
 
 def better(best: Evaluated | None, points: Sequence[Point], utilities: Floats) -> Evaluated:
-    """The best of what was known and what is new, which has at least one; earlier ones stay."""
+    """The best of the known point and at least one new one; the known one wins a tie."""
     top = int(np.argmax(utilities))
     if best is not None and best.utility >= utilities[top]:
         return best
@@ -83,7 +78,7 @@ def better(best: Evaluated | None, points: Sequence[Point], utilities: Floats) -
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Values by name. A point of it takes one value of each, in the order of the names.
+    """Values by name. A point has one value of each name, in the order of the names.
 
     Raises ``UsageError`` for no names and for a name without values.
     """
@@ -98,11 +93,14 @@ class Grid:
             )
 
     def __len__(self) -> int:
-        """How many points there are."""
+        """The number of points."""
         return math.prod(len(values) for values in self.axes.values())
 
     def point(self, index: int) -> Point:
-        """The point with a number from 0; the last name's values change fastest."""
+        """Point number ``index`` (from 0); values of the last name change fastest.
+
+        Raises ``UsageError`` for other numbers.
+        """
         if not 0 <= index < len(self):
             raise UsageError(
                 f"A grid of {len(self)} points has no point {index}. Use 0 to {len(self) - 1}."
@@ -120,7 +118,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Enumeration:
-    """Given points in their order, ``batch_size`` at a time."""
+    """A search over given points in their order, ``batch_size`` at a time."""
 
     points: tuple[Point, ...]
     batch_size: int = 1
@@ -136,7 +134,7 @@ class Enumeration:
         return self.points[self.num_told : self.num_told + self.batch_size]
 
     def tell(self, utilities: Sequence[float]) -> Enumeration:
-        """The search after these utilities. Raises ``UsageError`` as ``Search`` says."""
+        """The search after these utilities. Raises ``UsageError`` as ``Search.tell`` does."""
         points = self.ask()
         values = checked(points, utilities)
         if not points:
@@ -156,11 +154,11 @@ def grid_search(grid: Grid, *, batch_size: int = 1) -> Enumeration:
 def random_search(grid: Grid, count: int, *, seed: int, batch_size: int = 1) -> Enumeration:
     """``count`` different points of a grid, in random order (Bergstra and Bengio 2012).
 
-    Raises ``UsageError`` for more points than there are, and below 1.
+    Raises ``UsageError`` for a count below 1 or above the size of the grid.
     """
     if not 1 <= count <= len(grid):
         raise UsageError(
-            f"{count} points of a grid of {len(grid)} were asked for. ModelRequest for 1 to {len(grid)}."
+            f"{count} points of a grid of {len(grid)} were requested. Use 1 to {len(grid)}."
         )
     order = generator(seed).permutation(len(grid))[:count]
     return Enumeration(tuple(grid.point(int(index)) for index in order), batch_size)
@@ -169,19 +167,22 @@ def random_search(grid: Grid, count: int, *, seed: int, batch_size: int = 1) -> 
 def uniform_search(
     low: Sequence[float], high: Sequence[float], count: int, *, seed: int, batch_size: int = 1
 ) -> Enumeration:
-    """``count`` uniformly random points of the box from ``low`` (d,) to ``high`` (d,)."""
+    """``count`` uniformly random points of the box from ``low`` (d,) to ``high`` (d,).
+
+    Raises ``UsageError`` for an empty box and for a count below 1.
+    """
     if len(low) != len(high) or not low or any(a > b for a, b in zip(low, high, strict=True)):
         raise UsageError(
             f"{list(low)} to {list(high)} is no box. Give as many lower as upper ends, none above its other."
         )
     if count < 1:
-        raise UsageError(f"{count} points were asked for. ModelRequest for at least 1.")
+        raise UsageError(f"{count} points were requested. Use at least 1.")
     drawn = generator(seed).uniform(low, high, (count, len(low)))
     return Enumeration(tuple(tuple(map(float, row)) for row in drawn), batch_size)
 
 
 def generator(*seed: int) -> np.random.Generator:
-    """Random numbers that follow from a seed alone. Raises ``UsageError`` below 0."""
+    """A random generator that depends on the seed alone. Raises ``UsageError`` below 0."""
     if min(seed) < 0:
         raise UsageError(f"The seed is {min(seed)}; it must be 0 or above.")
     return np.random.default_rng(list(seed))

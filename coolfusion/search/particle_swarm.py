@@ -1,19 +1,16 @@
-"""Where particles start, and where they are headed (arXiv 2410.11163, section 2).
+"""Particle swarm search as a value, by the published update of Model Swarms.
 
-The update of Model Swarms (arXiv 2410.11163, section 2) as functions of arrays.
-
-With position x, velocity v, personal best p, global best g and global worst w of a particle,
-random factors r in (0, 1], coefficients phi and step length lambda:
+The update (arXiv 2410.11163, section 2) has these symbols. A particle has position x, velocity v
+and personal best p. The swarm has global best g and global worst w. Random factors r are in
+(0, 1], phi are coefficients and lambda is the step length:
 
     C = r_v phi_v + r_p phi_p + r_g phi_g + r_w phi_w
     v <- (r_v phi_v v + r_p phi_p (p - x) + r_g phi_g (g - x) - r_w phi_w (w - x)) / C
     x <- x + lambda v
     lambda <- max(decay lambda, floor)
 
-Particle swarm search as a value, by the published update of Model Swarms.
-
-All particles of an iteration move by the same global best and worst, and are then evaluated
-together. Random factors follow from the seed and the iteration alone.
+All particles of an iteration use the same global best and worst, and are then evaluated together.
+Random factors depend on the seed and the iteration alone.
 """
 
 from __future__ import annotations
@@ -38,16 +35,16 @@ from coolfusion.types import Floats
 
 
 def corners(count: int) -> Floats:
-    """``count`` points (count, count), each all of one coordinate and nothing of the others."""
+    """``count`` points (count, count); each has one coordinate of 1, the others are 0."""
     return np.eye(count, dtype=np.float64)
 
 
 def crossover(parents: Floats, num_particles: int, *, seed: int, reach: float = 1.0) -> Floats:
     """``num_particles`` positions (N, d): the parents (n, d), then t a + (1 - t) b of random pairs.
 
-    t is uniform in (0, ``reach``). The paper says 1, so that children lie between their parents; its
-    released code uses 2, and half of them lie beyond the first. Raises ``UsageError`` for
-    fewer particles than parents, and for a single parent that should have children.
+    t is uniform in (0, ``reach``). In the paper the reach is 1: children lie between their
+    parents. In its released code it is 2: half of them lie beyond the first parent. Raises
+    ``UsageError`` for fewer particles than parents, fewer than 2 parents, or a reach of 0.
     """
     num_parents = len(parents)
     if num_particles < num_parents:
@@ -57,7 +54,7 @@ def crossover(parents: Floats, num_particles: int, *, seed: int, reach: float = 
         )
     if num_parents < 2:
         raise UsageError(
-            f"A search between experts was given {num_parents}. Give at least 2; there is nothing between fewer."
+            f"A search between experts was given {num_parents}. Give at least 2: it needs pairs."
         )
     if not 0 < reach < np.inf:
         raise UsageError(f"The reach of the crossover is {reach}; it must be above 0.")
@@ -71,7 +68,7 @@ def crossover(parents: Floats, num_particles: int, *, seed: int, reach: float = 
 
 
 def towards_another(positions: Floats, *seed: int) -> Floats:
-    """Velocities (N, d) from each position to that of a random other; 0 for one that is alone."""
+    """Velocities (N, d) from each position to that of a random other; 0 for a single particle."""
     if len(positions) < 2:
         return np.zeros_like(positions)
     other = _another(generator(*seed), np.arange(len(positions)), len(positions))
@@ -80,7 +77,8 @@ def towards_another(positions: Floats, *seed: int) -> Floats:
 
 
 def _another(rng: np.random.Generator, own: np.ndarray, count: int) -> np.ndarray:
-    """For each number in ``own`` a random other one below ``count``."""
+    """For each number in ``own`` a random different one below ``count``."""
+    # One number less is drawn, and those from own on are raised by 1: all others, equally likely.
     drawn = rng.integers(count - 1, size=len(own))
     return np.asarray(drawn + (drawn >= own))
 
@@ -99,10 +97,10 @@ PUBLISHED_GRID = Grid(
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """What draws a particle, and how far it goes.
+    """The coefficients of an update, and its step length.
 
-    The first four are phi_v, phi_p, phi_g and phi_w; only their proportions matter. Defaults
-    lie in the middle of the published grid. Raises ``UsageError`` for values that make no step.
+    The first four are phi_v, phi_p, phi_g and phi_w. Only their proportions matter. Defaults lie
+    in the middle of the published grid. Raises ``UsageError`` for values that allow no step.
     """
 
     inertia: float = 0.2
@@ -167,18 +165,19 @@ def next_velocities(
 
 
 def step_length_at(iteration: int, coefficients: Coefficients) -> float:
-    """lambda of an iteration, the first of which is 1."""
+    """The step length lambda of an iteration; the first is number 1."""
     decayed = coefficients.step_length * coefficients.decay ** (iteration - 1)
     return max(decayed, coefficients.floor)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a particle starts again and when the search ends, in iterations.
+    """When a particle restarts and when the search ends, in iterations.
 
-    ``restart``: without a new personal best, after which a particle goes back to it and stands
-    still; it does so before every move until it has improved. ``patience``: without a new
-    global best. Raises ``UsageError`` below 1 (``max_iterations``: below 0).
+    After ``restart`` iterations without a new personal best, a particle returns to it with
+    velocity 0. It does so before every move until it improves. After ``patience`` iterations
+    without a new global best the search ends. Raises ``UsageError`` below 1 (``max_iterations``:
+    below 0).
     """
 
     max_iterations: int = 50
@@ -195,10 +194,12 @@ class Limits:
 class ParticleSwarm:
     """A swarm at one moment: particles that wait for their utilities. Made by ``start``.
 
-    ``positions``, ``velocities``, ``personal_bests``: (N, d); ``personal_utilities`` and
-    ``stagnant`` (iterations since the personal best): (N,). ``iteration`` counts moves;
-    ``since_improved`` iterations since the global best; ``restarted``: (N,), which particles
-    started again in the last move. ``bounds``: positions are kept within; None: anywhere.
+    - ``positions``, ``velocities``, ``personal_bests``: (N, d).
+    - ``personal_utilities``, ``stagnant`` (iterations since the personal best): (N,).
+    - ``restarted``: (N,), the particles that the last move restarted.
+    - ``bounds``: the lowest and highest coordinate of positions; None: no limits.
+    - ``iteration``: the number of moves.
+    - ``since_improved``: iterations since the global best.
     """
 
     coefficients: Coefficients
@@ -227,9 +228,9 @@ class ParticleSwarm:
         limits: Limits | None = None,
         bounds: tuple[float, float] | None = None,
     ) -> ParticleSwarm:
-        """A swarm at ``positions`` (N, d), each particle headed for a random other one.
+        """A swarm at ``positions`` (N, d); each particle has the direction of a random other one.
 
-        Raises ``UsageError`` for no particles, and for positions that are not finite numbers.
+        Raises ``UsageError`` without particles, and for positions that are not finite.
         """
         if positions.ndim != 2 or positions.size == 0 or not np.isfinite(positions).all():
             raise UsageError(
@@ -249,7 +250,7 @@ class ParticleSwarm:
         )
 
     def ask(self) -> tuple[Point, ...]:
-        """Where the particles are, (N,); nothing once the search is over."""
+        """The positions of the N particles; empty once the search is over."""
         return () if self.ended else self._points
 
     @property
@@ -257,7 +258,7 @@ class ParticleSwarm:
         return tuple(tuple(map(float, row)) for row in self.positions)
 
     def tell(self, utilities: Sequence[float]) -> ParticleSwarm:
-        """The swarm after these utilities, moved on. Raises ``UsageError`` as ``Search`` says."""
+        """The swarm moved by these utilities. Raises ``UsageError`` as ``Search.tell`` does."""
         points = self.ask()
         values = checked(points, utilities)
         if not points:

@@ -330,7 +330,7 @@ SWARM = ParticleSwarm.start(corners(2), seed=(0,))
         wrong(lambda: crossover(corners(2), 3, seed=0, reach=0), "reach of the crossover is 0"),
         wrong(lambda: ParticleSwarm.start(np.zeros((0, 2)), seed=(0,)), "cannot start"),
         wrong(lambda: ParticleSwarm.start(corners(2) * math.nan, seed=(0,)), "cannot start"),
-        wrong(lambda: SWARM.tell([1.0]), "2 points were asked about and 1"),
+        wrong(lambda: SWARM.tell([1.0]), "2 points to evaluate, but 1"),
         wrong(lambda: SWARM.tell([1.0, math.nan]), "is nan"),
         wrong(lambda: SWARM.tell([1.0, math.inf]), "is inf"),
     ],
