@@ -26,11 +26,11 @@ class CoolfusionError(Exception):
 
 
 class UsageError(CoolfusionError, ValueError):
-    """What was asked for cannot be done as asked; nothing has been changed."""
+    """A request that cannot be carried out. Nothing has been changed."""
 
 
 class LossyTokenizerError(UsageError):
-    """A tokenizer turned text into ids from which the text cannot be had back."""
+    """A tokenizer that cannot reproduce text from its ids."""
 
 
 class PromptError(UsageError):
@@ -38,7 +38,7 @@ class PromptError(UsageError):
 
 
 class LoadError(UsageError):
-    """A model or tokenizer cannot be loaded from where it was said to be."""
+    """A model or tokenizer cannot be loaded from the given place."""
 
 
 class UnknownOptionError(UsageError, TypeError):
@@ -48,8 +48,8 @@ class UnknownOptionError(UsageError, TypeError):
 class SourceError(CoolfusionError, RuntimeError):
     """A source failed during a response.
 
-    With ``on_source_error="raise"``, ``generation`` holds the text committed by then (not its
-    steps, which the caller of ``step`` or ``stream`` has); otherwise it is None.
+    With ``on_source_error="raise"``, ``generation`` holds the text committed before the failure.
+    It has no steps, since the caller of ``step`` or ``stream`` has them. Otherwise it is None.
     """
 
     generation: Generation | None = None

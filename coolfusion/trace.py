@@ -1,7 +1,7 @@
-"""Traces: responses as JSON lines, written while they happen and read back as equal objects.
+"""Traces: responses as JSON lines, written step by step and read back as equal objects.
 
-A response is a "start" line, one "step" line per step, and an "end" line. A trace that was
-cut off reads as a response that was interrupted.
+A response is a "start" line, one "step" line per step, and an "end" line. A trace without its end
+reads as an interrupted response.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TraceWriter:
         self._file = file
 
     def start(self, sources: Iterable[str], prompt: object) -> None:
-        """Open a response; ``prompt`` is what it answers."""
+        """Open a response to ``prompt``."""
         self._write({"kind": "start", "sources": list(sources), "prompt": prompt})
 
     def step(self, step: Step) -> None:
@@ -51,7 +51,7 @@ class TraceWriter:
 def write_trace(
     path: str | PathLike[str], generations: Iterable[Generation], prompt: object = None
 ) -> None:
-    """Write whole responses to ``path``, replacing what was there."""
+    """Write whole responses to ``path``. An existing file is replaced."""
     with open(path, "w", encoding="utf-8") as file:
         writer = TraceWriter(file)
         for generation in generations:
@@ -62,7 +62,7 @@ def write_trace(
 
 
 def read_trace(path: str | PathLike[str]) -> list[Generation]:
-    """Responses recorded in a trace. Raises ``UsageError`` for a file that is not one."""
+    """The responses of a trace. Raises ``UsageError`` for a file that is not a trace."""
     with open(path, "rb") as file:
         return list(_generations(file, str(path)))
 

@@ -20,7 +20,7 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 
 class StopReason(str, Enum):
-    """Why a response is over; ``sentence`` says it to a reader."""
+    """Why a response is over; ``sentence`` is the reason in words."""
 
     END = "end"
     LENGTH = "length"
@@ -32,7 +32,7 @@ class StopReason(str, Enum):
 
     @property
     def sentence(self) -> str:
-        """One sentence for people."""
+        """The reason as one sentence."""
         return _SENTENCES[self]
 
 
@@ -43,16 +43,16 @@ _SENTENCES = {
     StopReason.CONTEXT_LENGTH: "No source has room left in its context window.",
     StopReason.NO_DRAFT: "No source could continue the text.",
     StopReason.SOURCES_FAILED: "Every source failed.",
-    StopReason.INTERRUPTED: "The caller stopped asking for more.",
+    StopReason.INTERRUPTED: "The caller stopped the response.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one source spent. All counts are tokens, except ``num_passes``.
+    """The cost of one source. All counts are tokens, except ``num_passes``.
 
-    ``num_drafted`` and ``num_scored`` say what the algorithm asked for, ``num_forwarded``
-    and ``num_passes`` what the model really computed; caching makes the second pair smaller.
+    ``num_drafted`` and ``num_scored`` are what the algorithm requested. ``num_forwarded`` and
+    ``num_passes`` are what the model computed, which is less with a cache.
     """
 
     num_drafted: int = 0
@@ -71,10 +71,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One distinct segment in a contest.
+    """One distinct segment of a step.
 
-    ``log_likelihoods`` (nats) and ``num_tokens`` have one entry per source of the step, and
-    are None where there was no contest; ``cost`` is the reranker's verdict, lower is better.
+    ``log_likelihoods`` (nats) and ``num_tokens`` have one entry per source of the step. They are
+    None if the candidates were not scored. ``cost`` is the reranker's, lower is better.
     """
 
     text: str
@@ -87,7 +87,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class SkippedSource:
-    """A source that offered no candidate in a step, and why."""
+    """A source without a candidate in a step, and the reason."""
 
     source: str
     reason: str
@@ -95,12 +95,12 @@ class SkippedSource:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One turn of the fusion loop.
+    """One step of the fusion loop.
 
-    ``segment`` is what was committed; ``text`` is what may be shown now. They differ only
-    where a stop string might be forming, and the texts of all steps join to the response.
-    ``winner`` indexes ``candidates``; it is None when nothing was committed. ``log_end`` has,
-    per source, the log-probability (nats) that the text ends here, where that was asked.
+    ``segment`` is the committed text, ``text`` the text that may be shown now. They differ only
+    while a stop string may be forming. The texts of all steps join to the response. ``winner``
+    indexes ``candidates``; None: nothing was committed. ``log_end`` has, per source, the
+    log-probability (nats) that the text ends here; None if it was not computed.
     """
 
     index: int
@@ -118,18 +118,18 @@ class Step:
 
     @property
     def drafters(self) -> tuple[str, ...]:
-        """Names of the sources that wrote the committed segment."""
+        """Names of the sources that drafted the committed segment."""
         return () if self.winner is None else self.candidates[self.winner].drafters
 
     @property
     def contested(self) -> bool:
-        """Whether distinct candidates were scored against each other."""
+        """Whether there were several distinct candidates to score."""
         return len(self.candidates) > 1
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a response cost, in total and per source."""
+    """The cost of a response, in total and per source."""
 
     seconds: float
     num_steps: int
@@ -140,7 +140,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A response, how it came about, and why it stopped."""
+    """A response, its steps, and why it stopped."""
 
     text: str
     stop_reason: StopReason
@@ -150,7 +150,7 @@ class Generation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each source that was dropped on the way."""
+        """One sentence for each source that was dropped during the response."""
         return tuple(
             f'Source "{gone.source}" was dropped at step {step.index}: {gone.reason}'
             for step in self.steps
@@ -164,7 +164,7 @@ class Generation:
 
 
 def summarize(sources: Sequence[str], steps: Sequence[Step]) -> Stats:
-    """Sum the costs of ``steps`` for each of ``sources``; drafters of a winner share the win."""
+    """Sums of the costs of ``steps`` by source; every drafter of a winner gets a win."""
     usage = {name: Usage() for name in sources}
     wins = dict.fromkeys(sources, 0)
     for step in steps:

@@ -1,7 +1,7 @@
-"""Checks that anything made for the package's seams keeps their laws, and toy sources.
+"""Public checks of backends, tokenizers, boundaries and rerankers, and toy sources.
 
-Each check raises a ``ConformanceError`` that names the broken law, what was expected and
-what was found. No test framework is needed.
+Each check raises a ``ConformanceError`` with the broken law, the expected and the actual value. No
+test framework is needed.
 """
 
 from coolfusion.testing.backend_checks import check_backend

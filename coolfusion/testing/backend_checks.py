@@ -24,7 +24,7 @@ LONGEST_TRIED = 4096  # context windows longer than this are not filled to their
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """A fresh backend for each use, ids to ask about, and how equal equal is."""
+    """A factory of fresh backends, texts of ids, and the tolerance (nats) of comparisons."""
 
     factory: Callable[[], Backend]
     tolerance: float
@@ -50,8 +50,8 @@ def check_backend(
 ) -> None:
     """Raise ``ConformanceError`` if backends made by ``factory`` break a law of the seam.
 
-    Every call of ``factory`` must give an equal backend with no history. ``tolerance`` is in
-    nats. Context windows must hold at least 12 tokens.
+    Every call of ``factory`` must give an equal backend without history. ``tolerance`` is in nats.
+    Context windows must hold at least 12 tokens.
     """
     backend = factory()
     noise = random.Random(seed)
@@ -178,7 +178,7 @@ def _picks_are_best(trial: _Trial) -> None:
 
 
 def _distributions(trial: _Trial) -> None:
-    """Where whole distributions are to be had, they sum to 1 and hold what ``score`` says."""
+    """Whole distributions, if the backend has them, sum to 1 and agree with ``score``."""
     backend = trial.factory()
     if not isinstance(backend, DistributionBackend):
         return
@@ -201,7 +201,7 @@ def _distributions(trial: _Trial) -> None:
 
 
 def _sampled_picks(trial: _Trial) -> None:
-    """A sampled pick is a function of the ids before it and the sampling, by any route."""
+    """A sampled pick depends on the ids before it and the sampling alone, in every call."""
     law = "sampled picks depend on prefix and sampling alone"
     for sampling in (Sampling(1.0, 0, 1.0, 3), Sampling(0.7, 5, 0.9, 11)):
         used = trial.factory()

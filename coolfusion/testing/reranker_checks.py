@@ -24,9 +24,9 @@ def check_reranker(
 ) -> None:
     """Raise ``ConformanceError`` if ``reranker`` breaks a law on random score tables.
 
-    ``sources`` are the names it is to be asked about. ``monotone=False`` leaves out the law
-    that raising a candidate's likelihood never worsens its rank, which a rule that picks its
-    judges by their scores cannot keep.
+    ``sources`` are the names in the tables. ``monotone=False`` leaves one law out: raising a
+    candidate's likelihood never worsens its rank. A rule that selects sources by their scores
+    cannot keep it.
     """
     noise = np.random.default_rng(0)
     for _ in range(NUM_TABLES):

@@ -1,4 +1,4 @@
-"""The laws of ``coolfusion.tokenization.huggingface.base.Tokenizer``, on texts that break naive code."""
+"""The laws of ``coolfusion.tokenization.base.Tokenizer``, on texts that break naive code."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def toy_source(
 ) -> Source:
     """An n-gram source over ``texts``, with a tokenizer of the given family trained on them.
 
-    Families: byte_bpe, sentencepiece_bpe, unigram, characters, bytes.
+    Families: byte_bpe, sentencepiece_bpe, unigram, characters, bytes. Raises ``UsageError`` for
+    others.
     """
     raw = toy_tokenizer(texts, family=family, vocab_size=vocab_size)
     end = raw.get_vocab()[END]
@@ -41,7 +42,7 @@ def toy_source(
 def toy_tokenizer(
     texts: Sequence[str], *, family: str = "byte_bpe", vocab_size: int = 320
 ) -> tokenizers.Tokenizer:
-    """A small tokenizer of one of the families, able to write any text."""
+    """A small tokenizer of one of the families that can encode any text."""
     if family not in _FAMILIES:
         raise UsageError(
             f'There is no toy tokenizer family "{family}". Choose one of {", ".join(_FAMILIES)}.'
@@ -66,7 +67,7 @@ def _byte_tokens() -> list[str]:
 
 
 def _mark_spaces(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """Llama-2's arrangement: a word mark for each space and one before the text."""
+    """As in Llama 2: a word mark for each space, and one before the text."""
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
     )
