@@ -1,6 +1,6 @@
-"""LoRA adapters in peft's layout, laid over a checkpoint as its tensors are read.
+"""LoRA adapters in peft's layout, applied to a checkpoint when its tensors are read.
 
-An adapted matrix is W + s B A (arXiv 2106.09685, section 4.1) with s = alpha / r, or
+An adapted matrix is W + s B A (arXiv 2106.09685, section 4.1). The scale s is alpha / r, or
 alpha / sqrt(r) for rank-stabilised adapters (arXiv 2312.03732).
 """
 
@@ -38,10 +38,10 @@ WRAPPING = re.compile(r"\.(?:base_layer|modules_to_save|default)(?=\.)")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an adapter does to one tensor, by the names of its own tensors.
+    """An adapter's change of one tensor, by the names of the adapter's tensors.
 
-    ``down`` and ``up`` are the factors A (r, inputs) and B (outputs, r); ``shift`` is added,
-    ``new`` replaces. ``transposed`` says that the tensor is stored as (inputs, outputs).
+    ``down`` and ``up`` are the factors A (r, inputs) and B (outputs, r). ``shift`` is added to the
+    tensor, ``new`` replaces it. ``transposed``: the tensor is stored as (inputs, outputs).
     """
 
     scale: float = 1.0
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class AdaptedCheckpoint:
-    """A checkpoint as an adapter changes it; the sum is formed when a tensor is read."""
+    """A checkpoint with an adapter; sums are computed when a tensor is read."""
 
     base: Checkpoint
     about: Description
@@ -62,7 +62,7 @@ class AdaptedCheckpoint:
     changes: Mapping[str, Change]
 
     def read(self, name: str) -> torch.Tensor:
-        """The adapted tensor, in the wider type so that small changes are not rounded away."""
+        """The adapted tensor in the wider type, so that small changes are not rounded away."""
         change = self.changes.get(name)
         if change is None:
             return self.base.read(name)
@@ -86,7 +86,7 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def base_of(path: str | Path) -> str:
-    """The checkpoint that an adapter says it was trained on. Raises ``LoadError`` if it does not."""
+    """The checkpoint that an adapter was trained on. Raises ``LoadError`` if it names none."""
     named = read_json(folder_of(path) / CONFIG, "is no adapter").get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise LoadError(
@@ -96,10 +96,10 @@ def base_of(path: str | Path) -> str:
 
 
 def open_adapted(path: str | Path, base: Checkpoint) -> AdaptedCheckpoint:
-    """``base`` as the adapter in a folder changes it.
+    """``base`` with the adapter in a folder.
 
-    Raises ``LoadError`` for pickled or damaged adapters, for variants of LoRA that are not a
-    low-rank sum, and for tensors that ``base`` has not or has in another shape.
+    Raises ``LoadError`` for pickled or damaged adapters and for variants of LoRA that are no
+    low-rank sum. Raises it too for tensors that ``base`` lacks or has in another shape.
     """
     folder = folder_of(path)
     config = read_json(folder / CONFIG, "is no adapter")
@@ -137,7 +137,7 @@ def _check_kind(path: str | Path, config: Mapping[str, Any]) -> None:
 def _changes(
     path: str | Path, infos: Mapping[str, TensorInfo], config: Mapping[str, Any]
 ) -> dict[str, Change]:
-    """Changes by the name of the tensor they apply to."""
+    """Changes by the name of the tensor that they apply to."""
     changes: dict[str, Change] = {}
     ranks: dict[str, int] = {}
     for key in infos:

@@ -1,4 +1,4 @@
-"""Whether checkpoints can be merged at all, and what their merge will look like."""
+"""Whether checkpoints can be merged, and the configuration and tensors of their merge."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MEANING = (
 
 
 def agree(descriptions: Sequence[Description], label: str) -> Description:
-    """What a merge of these is, in the configuration and the types of the first of them.
+    """The description of a merge, with the configuration and the types of the first checkpoint.
 
-    Raises ``UsageError`` naming the first setting, tensor, shape or token in which another
-    differs from the first.
+    Raises ``UsageError`` with the first setting, tensor, shape or token that differs between the
+    first checkpoint and another.
     """
     first, *others = descriptions
     for other in others:
@@ -48,7 +48,7 @@ def agree(descriptions: Sequence[Description], label: str) -> Description:
 
 
 def name_in(about: Description, name: str, infos: Mapping[str, TensorInfo]) -> str | None:
-    """The tensor that plays the part of ``name``: itself, or the embedding for a tied head."""
+    """The tensor used as ``name``: itself, or the embedding for a tied head; None if missing."""
     if name in about.infos:
         return name
     if about.tied is not None and about.infos[about.tied].shape == infos[name].shape:
@@ -57,7 +57,7 @@ def name_in(about: Description, name: str, infos: Mapping[str, TensorInfo]) -> s
 
 
 def _info(name: str, descriptions: Sequence[Description]) -> TensorInfo:
-    """The tensor as the first checkpoint has it; all others must have it alike."""
+    """Type and shape of a tensor in the first checkpoint that has it; all others must agree."""
     owner = next(about for about in descriptions if name in about.infos)
     wanted = owner.infos[name]
     for about in descriptions:
@@ -112,7 +112,7 @@ def _check_vocabulary(first: Description, other: Description) -> None:
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:
-    """A setting wherever the version of transformers that wrote the configuration put it."""
+    """A setting, under the place that any version of transformers stores it in."""
     rope = setting(config, "rope_parameters")
     found = setting(config, key)
     return rope.get(key) if found is None and isinstance(rope, Mapping) else found

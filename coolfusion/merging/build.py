@@ -1,4 +1,4 @@
-"""From a recipe to a checkpoint on disk, one tensor at a time."""
+"""Merging: from a recipe to a checkpoint on disk, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from coolfusion.merging.safetensors_file import write_file
 from coolfusion.merging.stored import INDEX, SINGLE
 
 GIGABYTE = 10**9
-# What comes along from the checkpoint whose tokenizer is kept.
+# Files that are copied from the checkpoint whose tokenizer is kept.
 BESIDE = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json"),
     *("chat_template*", "*.tiktoken", "spiece.model", "generation_config.json", "*.py"),
@@ -36,7 +36,7 @@ BESIDE = (
 
 @dataclass(frozen=True, slots=True)
 class MergeProgress:
-    """How far a merge has come; ``name`` is the tensor that was written last."""
+    """The progress of a merge; ``name`` is the tensor that was written last."""
 
     name: str
     num_tensors: int
@@ -53,17 +53,17 @@ def merge(
     max_shard_bytes: int = 5 * GIGABYTE,
     progress: Callable[[MergeProgress], None] | None = None,
 ) -> Path:
-    """Merge what a recipe describes into a new folder, and return the folder.
+    """Merge the models of a recipe into a new folder, and return the folder.
 
-    It gets safetensors shards of at most ``max_shard_bytes`` (a larger tensor is alone in
-    one), config.json, the tokenizer and merge.json, which says where everything came from.
-    The same recipe on the same files gives the same bytes. An existing folder is replaced
-    only with ``overwrite``, and only if an earlier merge wrote it. What merges to ``output``
-    that were killed left beside it is removed.
+    The folder gets safetensors shards, config.json, the tokenizer and merge.json with the
+    provenance. A shard has at most ``max_shard_bytes``, or a single larger tensor. The same
+    recipe on the same files gives the same bytes. An existing folder is replaced only with
+    ``overwrite``, and only if an earlier merge wrote it. Leftovers of killed merges to ``output``
+    are removed.
 
-    Raises ``LoadError`` for inputs that cannot be read, ``UsageError`` for inputs that do
-    not fit together or an output that cannot be written, ``CoolfusionError`` where writing
-    fails on the way. In all cases ``output`` is left as it was.
+    Raises ``LoadError`` for inputs that cannot be read. Raises ``UsageError`` for inputs that do
+    not fit together or an output that cannot be written. Raises ``CoolfusionError`` if writing
+    fails. In all cases ``output`` is left as it was.
     """
     recipe = MergeRecipe(recipe) if isinstance(recipe, Merge) else recipe
     target = Path(os.path.abspath(output))
@@ -84,7 +84,7 @@ def merge(
 
 
 def provenance(recipe: MergeRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where a merge came from: the recipe, versions, and a hash of every file that was read."""
+    """The provenance of a merge: its recipe, versions, and a hash of every input file."""
     infos = checkpoint.about.infos.values()
     return {
         "recipe": recipe_dict(recipe),
@@ -106,7 +106,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def copy_beside(source: Path, folder: Path) -> None:
-    """Copy the tokenizer of a checkpoint, and whatever else comes along with its weights."""
+    """Copy the tokenizer of a checkpoint, and the other files that belong to its weights."""
     for glob in BESIDE:
         for file in sorted(source.glob(glob)):
             if file.is_file() and not (folder / file.name).exists():
@@ -145,7 +145,7 @@ def _write_tensors(
 
 
 def stored(name: str, tensor: torch.Tensor, info: TensorInfo) -> torch.Tensor:
-    """A tensor as it is stored. Raises ``UsageError`` if it does not fit into its type."""
+    """A tensor in its stored type. Raises ``UsageError`` if its values do not fit into it."""
     result = tensor.to(info.dtype)
     if info.dtype.is_floating_point and not bool(result.isfinite().all()):
         largest = float(tensor.abs().max())

@@ -1,4 +1,4 @@
-"""The seam of merging: named tensors of one model, read one at a time."""
+"""The interface of a checkpoint: named tensors of one model, read one at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
-# The names that safetensors files use. Other types (8-bit floats, packed integers) belong to
-# quantised checkpoints, whose numbers mean nothing without their scales.
+# The names in safetensors files. Other types (8-bit floats, packed integers) belong to quantised
+# checkpoints, whose numbers mean nothing without their scales.
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -34,25 +34,24 @@ FLOATS: Mapping[str, torch.dtype] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What is known of a tensor before it is read."""
+    """Type and shape of a tensor, known before it is read."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes it takes when stored."""
+        """Size of the stored tensor in bytes."""
         return math.prod(self.shape) * int(self.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A checkpoint without its numbers.
+    """A checkpoint without its tensors.
 
-    ``tied`` names the embedding matrix that is also the output head, where the head has no
-    tensor of its own. ``vocabulary`` maps token ids to tokens and is empty where unknown.
-    ``tokenizer_folder`` is where the tokenizer's files are; ``files`` is everything the
-    checkpoint's contents depend on.
+    ``tied`` names the embedding matrix that is also the output head (None: the head has a tensor
+    of its own). ``vocabulary`` maps token ids to tokens; empty if unknown. ``tokenizer_folder``
+    holds the tokenizer's files. ``files`` are all files that the contents depend on.
     """
 
     label: str
@@ -65,23 +64,23 @@ class Description:
 
 
 class Checkpoint(Protocol):
-    """Anything whose tensors can be had one at a time: a folder, an adapted one, a merge."""
+    """Anything that reads its tensors one at a time: a folder, an adapted checkpoint, a merge."""
 
     @property
     def about(self) -> Description:
-        """What there is to read."""
+        """The description of the checkpoint."""
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor, of the shape that ``about`` gives it and at least as precise."""
+        """The tensor, with the shape in ``about`` and a type at least as precise."""
 
 
 def wider(dtype: torch.dtype) -> torch.dtype:
-    """The type in which tensors of ``dtype`` are computed, so that rounding happens once."""
+    """The type for computing with tensors of ``dtype``, so that a result is rounded once."""
     return torch.float32 if dtype.itemsize == 2 else torch.float64
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:
-    """``config[key]``, or that of the text part of a multimodal configuration, or None."""
+    """``config[key]``, or that of the text part of a multimodal configuration, else None."""
     if key in config:
         return config[key]
     return (config.get("text_config") or {}).get(key)

@@ -1,4 +1,4 @@
-"""Formulas of merging: from the same tensor of several models to one tensor.
+"""Merge formulas: from the same tensor of several models to one tensor.
 
 With models x[1] ... x[n], a base b, task vectors d[i] = x[i] - b and weights w[i]:
 
@@ -10,9 +10,9 @@ With models x[1] ... x[n], a base b, task vectors d[i] = x[i] - b and weights w[
     dare_ties          ties of d[i] with random zeros, nothing trimmed (the same)
     minmax_threshold   b, or x[1] where b is near its maximum          (code of arXiv 2411.00406)
 
-Everything is computed tensor by tensor; where a paper ranks or measures the whole model at
-once (the arc of slerp, the trimming of ties), this is the usual streaming reading of it.
-Tensors come and go as floats of one shape and type, and none is changed.
+Everything is computed tensor by tensor. Some papers measure or rank the whole model at once (the
+arc of slerp, the trimming of ties). As usual, that is done for each tensor here. All tensors are
+floats of one shape and type, and no input is changed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Tensors = Iterable[torch.Tensor]
 
 
 def linear(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:
-    """The weighted average; weights are divided by their sum, which must not be 0."""
+    """The weighted average. Weights are divided by their sum, which must not be 0."""
     total = math.fsum(weights)
     return _weighted_sum(tensors, [weight / total for weight in weights])
 
 
 def slerp(first: torch.Tensor, second: torch.Tensor, t: float) -> torch.Tensor:
-    """The point a share ``t`` along the arc between two tensors, as one vector each.
+    """The point at a share ``t`` of the arc between two tensors, each seen as one vector.
 
-    The angle is that between the directions; lengths are carried along. Where there is no
-    arc (parallel, opposite or zero tensors) it is the straight line.
+    The angle is that between their directions; the vectors keep their own lengths. Without an
+    arc (parallel, opposite or zero tensors) the point lies on the straight line.
     """
     lengths = [float(torch.linalg.vector_norm(x, dtype=torch.float64)) for x in (first, second)]
     if not all(lengths):
@@ -59,7 +59,10 @@ def task_arithmetic(
 
 
 def trimmed(vector: torch.Tensor, density: float) -> torch.Tensor:
-    """Zero all but the share ``density`` of largest magnitude (at least one; equals stay)."""
+    """Set all entries to 0 but the share ``density`` of largest magnitude.
+
+    At least one entry is kept, and so are entries equal to the smallest kept one.
+    """
     if density >= 1 or vector.numel() == 0:
         return vector
     kept = max(1, int(density * vector.numel()))
@@ -69,9 +72,9 @@ def trimmed(vector: torch.Tensor, density: float) -> torch.Tensor:
 
 
 def elected_mean(vectors: Sequence[torch.Tensor], weights: Sequence[float]) -> torch.Tensor:
-    """Entry by entry, the weighted mean of those that have the sign of the weighted sum.
+    """Entry by entry, the weighted mean of the vectors with the sign of the weighted sum.
 
-    Where the sum is zero nobody is elected and the entry is zero.
+    If the sum is 0, no sign is elected and the entry is 0.
     """
     sign = _weighted_sum(vectors, weights).sign()
     total = torch.zeros_like(sign)
@@ -86,7 +89,7 @@ def elected_mean(vectors: Sequence[torch.Tensor], weights: Sequence[float]) -> t
 def ties(
     base: torch.Tensor, tensors: Tensors, weights: Sequence[float], *, density: float, scale: float
 ) -> torch.Tensor:
-    """Trim each task vector, elect a sign for each entry, average those that agree."""
+    """Trim each task vector, elect a sign for each entry, and average the entries with that sign."""
     vectors = [trimmed(tensor - base, density) for tensor in tensors]
     return base + scale * elected_mean(vectors, weights)
 
@@ -94,8 +97,8 @@ def ties(
 def dropped(vector: torch.Tensor, drop: float, key: tuple[object, ...]) -> torch.Tensor:
     """Zero entries at random with probability ``drop`` and rescale the rest by 1 / (1 - drop).
 
-    The pattern is a function of ``key`` alone, so it depends neither on the order in which
-    tensors are read nor on the files they come from.
+    The pattern depends on ``key`` and the shape alone: not on the files of the tensors or the
+    order in which they are read.
     """
     if drop == 0:
         return vector
@@ -127,7 +130,7 @@ def dare_ties(
     scale: float,
     key: tuple[object, ...],
 ) -> torch.Tensor:
-    """As ``dare``, but entries that disagree with the elected sign are left out of a mean."""
+    """As ``dare``, but with the mean of the entries that agree with the elected sign."""
     return base + scale * elected_mean(list(_sparse(base, tensors, drop, key)), weights)
 
 
@@ -144,7 +147,7 @@ def minmax_threshold(base: torch.Tensor, expert: torch.Tensor, threshold: float)
 
 
 def _weighted_sum(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:
-    """One tensor and the sum are held at a time."""
+    """The weighted sum, with one tensor in memory beside it."""
     pairs = zip(tensors, weights, strict=True)
     tensor, weight = next(pairs)
     total = weight * tensor

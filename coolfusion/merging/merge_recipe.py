@@ -1,4 +1,4 @@
-"""What is to be merged, with what, and how: a tree whose leaves are checkpoints."""
+"""Merge recipes: a tree of merges whose leaves are checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coolfusion.merging.schedules import Schedule, numbers_in
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter on a checkpoint: ``on``, or the one it says it was trained on."""
+    """A LoRA adapter on a checkpoint: ``on``, or the one in its own configuration."""
 
     path: str | Path
     on: Node | None = None
@@ -23,11 +23,12 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Models merged by a method of ``METHODS``, or by one of the caller's own.
+    """Models merged by a method of ``METHODS``, or by a method of the caller.
 
-    A model is the path of a checkpoint or an adapter, a hub id, an ``Adapter`` or another
-    merge. ``weights`` has one entry for each model (none: 1 each); these and ``parameters``
-    are numbers or schedules. Raises ``UsageError`` for what the method does not take.
+    A model is the path of a checkpoint or an adapter, a hub id, an ``Adapter`` or another merge.
+    ``weights`` has one entry for each model (empty: 1 each). Weights and ``parameters`` are
+    numbers or schedules. Raises ``UsageError`` for models, weights or parameters that the method
+    does not accept.
     """
 
     method: str | Method
@@ -58,7 +59,7 @@ class Merge:
 
     @property
     def how(self) -> Method:
-        """The method itself. Raises ``UsageError`` for an unknown name."""
+        """The method. Raises ``UsageError`` for an unknown name."""
         if isinstance(self.method, Method):
             return self.method
         if self.method not in METHODS:
@@ -75,8 +76,9 @@ Node = str | Path | Adapter | Merge
 class MergeRecipe:
     """A merge and how to store it.
 
-    ``dtype``: the type that fractions are stored in (none: that of the base, or of the first
-    model). ``ignore``: patterns of tensor names that are left out everywhere.
+    ``dtype`` is the stored type of floating-point tensors (None: that of the base, or of the
+    first model). ``ignore`` has patterns of tensor names that are left out everywhere. Raises
+    ``UsageError`` for an unknown dtype.
     """
 
     merge: Merge

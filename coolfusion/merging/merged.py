@@ -1,4 +1,4 @@
-"""A merge as a checkpoint: its tensors are computed when they are read, and not before."""
+"""A merge as a checkpoint whose tensors are computed when they are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from coolfusion.merging.stored import open_stored
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The numbers of one tensor, taken from the schedules."""
+    """The weights and parameters of one tensor, evaluated from the schedules."""
 
     weights: tuple[float, ...]
     parameters: Mapping[str, float]
@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class MergedCheckpoint:
-    """What a merge of ``models`` (on ``base``) would hold; nothing but settings is kept."""
+    """The merge of ``models`` (on ``base``); it holds settings and no tensors."""
 
     merge: Merge
     about: Description
@@ -42,9 +42,10 @@ class MergedCheckpoint:
     settings: Mapping[str, Settings]
 
     def read(self, name: str) -> torch.Tensor:
-        """The merged tensor, in the wider type: what lies between two merges is not rounded.
+        """The merged tensor in the wider type, so that nothing is rounded between two merges.
 
-        Whole numbers and truth values (masks, positions) must be the same in all models.
+        Raises ``UsageError`` for tensors of integers or booleans (positions, masks) that differ
+        between models.
         """
         info = self.about.infos[name]
         if not info.dtype.is_floating_point:
@@ -81,10 +82,10 @@ class MergedCheckpoint:
 
 
 def open_recipe(recipe: MergeRecipe) -> MergedCheckpoint:
-    """The checkpoint that a recipe describes, with everything checked that headers tell.
+    """The checkpoint that a recipe describes. All checks that need only headers are made.
 
-    Raises ``LoadError`` for checkpoints that cannot be opened and ``UsageError`` for those
-    that do not fit together.
+    Raises ``LoadError`` for checkpoints that cannot be opened and ``UsageError`` for those that
+    do not fit together.
     """
     dtype = None if recipe.dtype is None else FLOATS[recipe.dtype]
     return _open_merge(recipe.merge, recipe.ignore, dtype)

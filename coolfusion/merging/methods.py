@@ -1,4 +1,4 @@
-"""Merge methods by name: a formula, what it takes, and which values that may have."""
+"""Merge methods by name: a formula, its parameters, and their allowed values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from coolfusion.merging.formulas import (
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a method is given of one tensor; ``tensors`` are read as they are asked for, once."""
+    """The inputs of a method for one tensor; ``tensors`` can be iterated once, and are read then."""
 
     name: str
     tensors: Tensors
@@ -34,7 +34,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A number that a method takes: its default, and which values it may have."""
+    """A parameter of a method: its default, and its allowed values (``wanted`` in words)."""
 
     default: float
     allows: Callable[[float], bool]
@@ -43,10 +43,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A merge method and what it takes.
+    """A merge method and its inputs.
 
-    ``num_models`` is None where any number will do, ``weights`` where there are none; the
-    method ``averages`` if it divides by the weights' sum, which then must not be 0.
+    ``num_models`` is None for any number, ``weights`` is None for a method without weights. A
+    method that ``averages`` divides by the sum of the weights, which then must not be 0.
     """
 
     name: str

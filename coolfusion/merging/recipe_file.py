@@ -1,4 +1,4 @@
-"""Recipes as TOML files: the last merge on top, the merges it is made of as named tables."""
+"""Recipes as TOML files: the final merge at the top, the merges inside it as named tables."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _WHOLE = {"dtype", "ignore", "merge"}
 def read_recipe(path: str | Path) -> MergeRecipe:
     """The recipe in a TOML file, or in the provenance file (JSON) of an earlier merge.
 
-    Paths in it are relative to the file's folder. Raises ``UsageError`` with the key that is
-    wrong for unknown keys, merges that contain themselves and merges that nothing uses.
+    Paths in it are relative to the file's folder. Raises ``UsageError`` with the wrong key for
+    unknown keys, merges that contain themselves and merges that are not used.
     """
     file = Path(path)
     try:
@@ -46,7 +46,10 @@ def read_recipe(path: str | Path) -> MergeRecipe:
 
 
 def recipe_from(data: Mapping[str, Any], folder: Path | None = None) -> MergeRecipe:
-    """The recipe that a parsed file describes; paths are tried relative to ``folder`` first."""
+    """The recipe in a parsed file; paths are tried relative to ``folder`` first.
+
+    Raises ``UsageError`` as ``read_recipe`` does.
+    """
     if not isinstance(data, Mapping):
         raise UsageError(f"it is {data!r}; write a table with a method and models.")
     named = data.get("merge", {})
@@ -57,7 +60,9 @@ def recipe_from(data: Mapping[str, Any], folder: Path | None = None) -> MergeRec
     merge = reader.merge(top, ())
     unused = next((name for name in named if name not in reader.used), None)
     if unused is not None:
-        raise UsageError(f"[merge.{unused}] is used by nothing. Name it among some models.")
+        raise UsageError(
+            f"[merge.{unused}] is used by nothing. Name it among the models of a merge."
+        )
     ignore = data.get("ignore", [])
     if not isinstance(ignore, list) or not all(isinstance(glob, str) for glob in ignore):
         raise UsageError(f"ignore is {ignore!r}; write a list of patterns of tensor names.")
@@ -66,14 +71,14 @@ def recipe_from(data: Mapping[str, Any], folder: Path | None = None) -> MergeRec
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Nodes from tables; ``used`` gathers the named merges that were asked for."""
+    """Nodes from tables; ``used`` collects the names of the merges that some node uses."""
 
     named: Mapping[str, Mapping[str, Any]]
     folder: Path | None
     used: set[str] = field(default_factory=set)
 
     def merge(self, table: Mapping[str, Any], inside: tuple[str, ...]) -> Merge:
-        """A merge from its table. ``inside`` names the merges it is part of."""
+        """A merge from its table. ``inside`` names the merges that contain it."""
         method = table.get("method")
         if not isinstance(method, str) or method not in METHODS:
             raise UsageError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")

@@ -1,7 +1,7 @@
-"""One safetensors file: what it holds, one tensor of it, and writing one as a stream.
+"""One safetensors file: its header, one tensor of it, and writing one tensor by tensor.
 
-Reading is the library's. Writing is done here because the library wants all tensors of a file
-in memory at once; the format is eight bytes of length, a JSON header and the numbers.
+The safetensors library reads. It writes only files whose tensors are all in memory, so writing is
+done here. The format is eight bytes of length, a JSON header and the numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def infos_of(path: Path) -> dict[str, TensorInfo]:
-    """What every tensor of a file is. Raises ``LoadError`` for a file that cannot be used."""
+    """Type and shape of every tensor of a file. Raises ``LoadError`` for an unusable file."""
     infos = {}
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -54,10 +54,10 @@ def read_tensor(path: Path, name: str) -> torch.Tensor:
 def write_file(
     path: Path, infos: Mapping[str, TensorInfo], read: Callable[[str], torch.Tensor]
 ) -> None:
-    """Write a new file, holding one tensor in memory at a time.
+    """Write a new file with one tensor in memory at a time.
 
-    ``read`` is called once per name and gives a tensor of the shape and type in ``infos``.
-    Widest types come first, so that every tensor starts at a multiple of its own width.
+    ``read`` is called once per name and returns a tensor of the shape and type in ``infos``. The
+    widest types come first, so every tensor starts at a multiple of its own width.
     """
     ordered = sorted(infos, key=lambda name: -infos[name].dtype.itemsize)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

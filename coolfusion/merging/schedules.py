@@ -10,8 +10,8 @@ from typing import Any
 
 from coolfusion.errors import UsageError
 
-# One number for all tensors; numbers spread evenly from the first layer to the last, with
-# straight lines between them; or either of these by a pattern of names, the first that matches.
+# Knots are one number for all tensors, or numbers spread evenly from the first layer to the last
+# with linear interpolation. A schedule is knots, or knots by pattern of names: the first match counts.
 Knots = float | Sequence[float]
 Schedule = Knots | Mapping[str, Knots]
 
@@ -19,7 +19,7 @@ _LAYER = re.compile(r"(.*?)\.(\d+)\.")
 
 
 def numbers_in(schedule: Schedule) -> Iterator[float]:
-    """Every number of a schedule. Raises ``UsageError`` for what is no schedule."""
+    """Every number of a schedule. Raises ``UsageError`` for anything else."""
     parts: list[Any] = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
     if not parts:
         raise UsageError("A table of numbers by pattern is empty. Give it at least one pattern.")
@@ -36,7 +36,7 @@ def numbers_in(schedule: Schedule) -> Iterator[float]:
 def value_at(schedule: Schedule, name: str, depths: Mapping[str, float]) -> float:
     """The number for a tensor. ``depths`` are those of ``depths_of``.
 
-    Raises ``UsageError`` where no pattern matches, and for a list at a tensor of no layer.
+    Raises ``UsageError`` if no pattern matches, and for a list at a tensor outside the layers.
     """
     knots: Knots | None
     if isinstance(schedule, Mapping):
@@ -61,9 +61,9 @@ def value_at(schedule: Schedule, name: str, depths: Mapping[str, float]) -> floa
 
 
 def depths_of(names: Iterable[str]) -> dict[str, float]:
-    """How deep each tensor lies in its stack of layers, 0 for the first and 1 for the last.
+    """The relative depth of each tensor in its stack of layers: 0 is the first, 1 the last.
 
-    A layer is the first number in a name; tensors without one are left out.
+    The layer is the first number in a name. Tensors without a number are left out.
     """
     layers = {name: (found[1], int(found[2])) for name in names if (found := _LAYER.match(name))}
     last: dict[str, int] = {}

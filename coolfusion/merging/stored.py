@@ -1,4 +1,4 @@
-"""Checkpoints as folders of safetensors shards, opened without reading their tensors."""
+"""Checkpoints in folders of safetensors shards, opened without reading their tensors."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from coolfusion.merging.safetensors_file import infos_of, read_tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# What a hub is asked for; pickled weights are never fetched.
+# Files that are fetched from a hub; pickled weights never are.
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """A folder as ``save_pretrained`` writes it; ``shards`` says which file holds a tensor."""
+    """A folder as ``save_pretrained`` writes it; ``shards`` maps tensors to their files."""
 
     about: Description
     shards: Mapping[str, Path]
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor as it is stored. Raises ``LoadError`` for NaN, infinity and damage."""
+        """The stored tensor. Raises ``LoadError`` for NaN, infinity and damage."""
         return read_tensor(self.shards[name], name)
 
 
@@ -65,7 +65,7 @@ def open_stored(path: str | Path, ignore: Sequence[str] = ()) -> StoredCheckpoin
 
 
 def folder_of(path: str | Path) -> Path:
-    """The local folder of a path or hub id. Raises ``LoadError`` where there is none."""
+    """The local folder of a path or hub id. Raises ``LoadError`` if there is none."""
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -85,7 +85,7 @@ def folder_of(path: str | Path) -> Path:
 
 
 def read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    """A JSON object. Raises ``LoadError`` saying that without it the folder ``otherwise``."""
+    """A JSON object. Raises ``LoadError``; ``otherwise`` is its words if the file is missing."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -144,10 +144,10 @@ def _is_plain(file: object) -> bool:
 
 
 def _without_tied_head(checkpoint: StoredCheckpoint) -> StoredCheckpoint:
-    """Find out whether the output head is the embedding, and drop a second copy of it.
+    """Drop the output head if it is a copy of the embedding, and note that they are tied.
 
-    As transformers does, two matrices that differ are taken for untied whatever the
-    configuration says. The head sits on the model, the embedding deeper inside.
+    Two different matrices are not tied, whatever the configuration says; transformers does the
+    same. The head is the matrix whose name has fewer parts, since the embedding lies deeper.
     """
     about = checkpoint.about
     if setting(about.config, "tie_word_embeddings") is False:
@@ -173,7 +173,7 @@ def _without_tied_head(checkpoint: StoredCheckpoint) -> StoredCheckpoint:
 
 
 def _vocabulary(path: Path) -> dict[int, str]:
-    """Tokens by id, those added later included."""
+    """Tokens by id, including added tokens."""
     data = read_json(path, "has no tokenizer")
     try:
         pieces = data["model"]["vocab"]
