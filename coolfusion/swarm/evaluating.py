@@ -1,4 +1,4 @@
-"""Points into utilities: written out, loaded, measured and removed again, one per device at a time."""
+"""Evaluation of points: each is written, loaded, measured and removed, one per device at a time."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from coolfusion.swarm.log import Evaluation
 from coolfusion.swarm.particle import BrokenParticleError, written
 from coolfusion.swarm.utility import Utility, harmonic_mean
 
-SMALL = 64 * 2**20  # bytes of a model that can wait for the garbage collector's own time
+SMALL = 64 * 2**20  # bytes of a model up to which memory is left to the garbage collector
 
 
 class Evaluator(Protocol):
-    """Evaluates points; what it holds is let go when its ``with`` block ends."""
+    """Evaluates points. The end of its ``with`` block frees its resources."""
 
     def evaluate(self, points: Sequence[Point]) -> Iterator[Evaluation]:
         """An evaluation of each point, in the order in which they finish.
 
-        Raises ``CoolfusionError`` where one cannot be made; all that finished have been given.
+        Raises ``CoolfusionError`` if one cannot be made, after all that have finished.
         """
 
     def __enter__(self) -> Evaluator:
         """Get ready."""
 
     def __exit__(self, *_: object) -> None:
-        """Let go, whatever is under way."""
+        """Free everything, and stop evaluations that still run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class OneByOne:
                 utility = harmonic_mean(parts)
         except BrokenParticleError as error:
             failure = str(error)
-        # A function of one's own may leave a model to the garbage collector; the next one needs the room.
+        # A FunctionMeasure may leave a model to the garbage collector, and the next needs its memory.
         if sum(info.num_bytes for info in self.opened.about.infos.values()) > SMALL:
             gc.collect()
         return Evaluation(point, utility, parts, failure, time.perf_counter() - begun)

@@ -1,8 +1,8 @@
-"""The experts a search starts from, and any point between them as a checkpoint.
+"""The experts that a search starts from, and any point between them as a checkpoint.
 
-Particles start as experts and as sums of them, and the update adds positions and velocities
-with one number each. So every position is x = sum_i c[i] x[i] over the experts x[i], with shares
-c[i] that sum to 1, whatever the size of the model; what the search moves about are the shares.
+Particles start as experts and as sums of them. An update adds positions and velocities with one
+factor for all weights. So every position is x = sum_i c[i] x[i] over the experts x[i], with shares
+c[i] that sum to 1. The search moves these shares, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from coolfusion.search import Point
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Checkpoints or LoRA adapters of one architecture, as merging names them.
+    """Checkpoints or LoRA adapters of one architecture, given as in a ``Merge``.
 
-    ``dtype`` and ``ignore`` are those of a ``MergeRecipe``. Adapters stand for their checkpoint
-    with their change added, so shares are taken of the changes (B A), not of B and A. Raises
+    ``dtype`` and ``ignore`` are those of a ``MergeRecipe``. An adapter stands for its checkpoint
+    plus its change. Shares thus apply to the changes B A, not to the factors B and A. Raises
     ``UsageError`` for fewer than two experts.
     """
 
@@ -39,13 +39,13 @@ class Experts:
     def __post_init__(self) -> None:
         if len(self.models) < 2:
             raise UsageError(
-                f"A search between experts was given {len(self.models)}. Give at least 2; there is nothing between fewer."
+                f"A search between experts was given {len(self.models)}. Give at least 2: it needs pairs."
             )
         self.recipe((1.0,) * len(self.models))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A short name for each: the end of its path, or all of it where ends are equal."""
+        """A short name for each: the end of its path, or the whole path if ends are equal."""
         whole = [_path(model, number) for number, model in enumerate(self.models, 1)]
         ends = [Path(path).name for path in whole]
         count = Counter(ends)
@@ -54,20 +54,20 @@ class Experts:
         )
 
     def recipe(self, shares: Point) -> MergeRecipe:
-        """The merge that is the point of these shares (experts,)."""
+        """The merge of the experts with these shares (experts,)."""
         return MergeRecipe(Merge("linear", self.models, weights=shares), self.dtype, self.ignore)
 
     def open(self) -> MergedCheckpoint:
-        """The experts, checked against each other as far as headers tell.
+        """The experts, with all checks that need only headers.
 
-        Raises ``LoadError`` for experts that cannot be opened and ``UsageError`` for those
-        that do not fit together.
+        Raises ``LoadError`` for experts that cannot be opened and ``UsageError`` for those that
+        do not fit together.
         """
         return open_recipe(self.recipe((1.0,) * len(self.models)))
 
 
 def at(opened: MergedCheckpoint, shares: Point) -> Checkpoint:
-    """The point of these shares, of experts that are open already."""
+    """The point with these shares, between experts that are already open."""
     settings = Settings(shares, {})
     return replace(
         opened,

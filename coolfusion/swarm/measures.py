@@ -1,8 +1,8 @@
-"""What makes a particle good: rows of a task, a task of lm-evaluation-harness, your own function.
+"""Measures of a particle: a metric over rows, a task of lm-evaluation-harness, or a function.
 
-A measure gives a number that is higher for better particles. A metric m where lower is better
-(bits per byte, a perplexity) counts as 1 / (1 + m), which is positive, so that harmonic means
-exist, and puts particles in the same order.
+A measure gives a number that is higher for better particles. A metric m with lower values for
+better ones (bits per byte, a perplexity) becomes 1 / (1 + m). That keeps the order of particles.
+It is also positive, so harmonic means exist.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Measure(Protocol):
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The name in reports."""
 
     def value(self, particle: Particle) -> float:
         """The number; higher is better. Raises ``BrokenParticleError`` if the model does not work."""
 
     def identity(self) -> Mapping[str, Any]:
-        """JSON-ready data that is different where values could be."""
+        """JSON-ready data that differs between measures whose values could differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """How a particle is asked: greedily, through its chat template unless ``raw``."""
+    """How a particle answers: greedily, with its chat template unless ``raw``."""
 
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Answering:
     batch_size: int = 32
 
     def prompt_of(self, model: FusionModel, row: Row) -> Prompt:
-        """What the particle is given. Raises ``UsageError`` for a system message without a template."""
+        """The prompt of a row. Raises ``UsageError`` for a system message without a template."""
         if not isinstance(row.prompt, str) or self.raw:
             return row.prompt
         if not model.has_chat_templates:
@@ -70,8 +70,8 @@ class Answering:
 class TaskMeasure:
     """The mean of an evaluation metric over the rows of a task, answered greedily.
 
-    Raises ``UsageError`` for a metric that does not exist and for more than 200 rows
-    (``task.first(200)`` has fewer).
+    Raises ``UsageError`` for an unknown metric and for more than 200 rows (use
+    ``task.first(200)``).
     """
 
     task: Task
@@ -143,10 +143,10 @@ class TaskMeasure:
 
 @dataclass(frozen=True, slots=True)
 class HarnessMeasure:
-    """A metric of a task or group of lm-evaluation-harness, as it sums the task up itself.
+    """A metric of a task or group of lm-evaluation-harness, aggregated by the harness.
 
-    ``metric``: one of the task's (none: its first). ``limit``: rows of each task;
-    ``include_path``: a folder of task files of your own, used instead of those it has.
+    ``metric`` is one of the task's (None: its first). ``limit`` is the number of rows of each
+    task. ``include_path`` is a folder of your own task files, used instead of the harness's.
     """
 
     task: str
@@ -161,7 +161,7 @@ class HarnessMeasure:
         return f"lm_eval:{self.task}" + (f" ({self.metric})" if self.metric else "")
 
     def value(self, particle: Particle) -> float:
-        """The metric. Raises ``UsageError`` where the harness, the task or the metric is missing."""
+        """The metric. Raises ``UsageError`` if the harness, the task or the metric is missing."""
         try:
             from coolfusion.swarm.harness_score import harness_value  # noqa: PLC0415  an extra
         except ImportError as error:
@@ -185,7 +185,7 @@ class HarnessMeasure:
         return value if higher else falling(self.name, value)
 
     def identity(self) -> Mapping[str, Any]:
-        """All of the settings but the batch size."""
+        """All settings except the batch size."""
         return {
             "lm_eval": self.task,
             "metric": self.metric,
@@ -198,10 +198,11 @@ class HarnessMeasure:
 
 @dataclass(frozen=True, slots=True)
 class FunctionMeasure:
-    """A function of your own, called with (folder of the particle's checkpoint, device).
+    """Your own function, called with (folder of the particle's checkpoint, device).
 
-    It is named "package.module:function" and returns a number, higher for better particles, or
-    minus infinity for one that does not work. Raises ``UsageError`` if it cannot be imported.
+    It is named "package.module:function". It returns a number, higher for better particles, or
+    minus infinity for a particle that does not work. Raises ``UsageError`` if it cannot be
+    imported.
     """
 
     function: str
@@ -215,7 +216,7 @@ class FunctionMeasure:
         return self.function
 
     def value(self, particle: Particle) -> float:
-        """What the function returns. Raises ``CoolfusionError`` where it fails."""
+        """The function's number. Raises ``CoolfusionError`` if the function fails."""
         call = self._imported()
         try:
             value = call(particle.folder, particle.device)
@@ -234,7 +235,7 @@ class FunctionMeasure:
         return float(value)
 
     def identity(self) -> Mapping[str, Any]:
-        """The name; what the function does is not looked at."""
+        """The name; the code of the function is not compared."""
         return {"function": self.function}
 
     def _imported(self) -> Any:
@@ -252,9 +253,9 @@ class FunctionMeasure:
 
 
 def falling(name: str, value: float) -> float:
-    """A metric where lower is better as one where higher is: 1 / (1 + value).
+    """1 / (1 + value), which turns a metric with lower values for better into one with higher.
 
-    Raises ``CoolfusionError`` for a negative one.
+    Raises ``CoolfusionError`` for a negative value.
     """
     if not value >= 0:
         raise CoolfusionError(

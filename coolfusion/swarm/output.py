@@ -1,4 +1,4 @@
-"""The folder of a search: what may be in it, what is kept in it, and where particles are written."""
+"""The output folder of a search, and the scratch folder of its particles."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def check_output(target: Path) -> None:
 
 
 def scratch_folder(target: Path, scratch: str | Path | None) -> Path:
-    """Where the search of ``target`` writes particles: in it, or in a folder of its own in ``scratch``.
+    """The folder for particles of a search: in ``target``, or a new one in ``scratch``.
 
-    Raises ``UsageError`` if there is no folder ``scratch``.
+    Raises ``UsageError`` if the folder ``scratch`` does not exist.
     """
     if scratch is None:
         return target / "particles"
@@ -46,7 +46,7 @@ def scratch_folder(target: Path, scratch: str | Path | None) -> Path:
 
 
 def check_space(target: Path, particles: Path, num_bytes: int, num_particles: int) -> None:
-    """Raise ``UsageError`` if there is no room for a result and ``num_particles`` at a time."""
+    """Raise ``UsageError`` without disk space for a result and ``num_particles`` at a time."""
     if particles.parent == target:
         check_room(target, num_bytes * (num_particles + 1))
     else:
@@ -56,7 +56,7 @@ def check_space(target: Path, particles: Path, num_bytes: int, num_particles: in
 
 @contextmanager
 def emptied(particles: Path) -> Iterator[Path]:
-    """A new folder, removed in the end; what a killed search left in its place is removed first."""
+    """A new folder, removed at the end. An old one of a killed search is removed first."""
     shutil.rmtree(particles, ignore_errors=True)
     try:
         particles.mkdir()

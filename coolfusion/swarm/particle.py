@@ -1,4 +1,4 @@
-"""One particle as an ordinary checkpoint in a scratch folder, for as long as it is evaluated."""
+"""One particle as an ordinary checkpoint in a scratch folder, during its evaluation."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from coolfusion.merging.stored import SINGLE
 
 
 class BrokenParticleError(CoolfusionError):
-    """This particle is no working model: its utility is minus infinity, and the search goes on."""
+    """A particle is no working model. Its utility is minus infinity, and the search continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """How particles are loaded: ``dtype`` (none: float32 on a CPU, else the checkpoint's own)
-    and options of ``FusionModel.from_pretrained``."""
+    """How particles are loaded: options of ``FusionModel.from_pretrained``.
+
+    ``dtype`` None means float32 on a CPU, and the checkpoint's own elsewhere.
+    """
 
     dtype: str | None = None
     trust_remote_code: bool = False
@@ -59,19 +61,19 @@ class Particle:
         return self._model
 
     def release(self) -> None:
-        """Let go of the model and of all it remembers, which may be far more than its weights."""
+        """Free the model and its caches, which may be far larger than its weights."""
         if self._model is not None:
             self._model = None
-            gc.collect()  # models hold themselves in circles
+            gc.collect()  # models have reference cycles
 
 
 @contextmanager
 def written(checkpoint: Checkpoint, scratch: Path) -> Iterator[Path]:
-    """The checkpoint in a new folder inside ``scratch``, removed in the end.
+    """The checkpoint in a new folder inside ``scratch``, removed at the end.
 
-    A tensor at a time is in memory. Raises ``LoadError`` for experts that cannot be read,
-    ``BrokenParticleError`` for numbers too large for their type, and ``CoolfusionError`` where
-    nothing can be written.
+    One tensor at a time is in memory. Raises ``LoadError`` for experts that cannot be read,
+    ``BrokenParticleError`` for numbers too large for their type, and ``CoolfusionError`` if
+    writing fails.
     """
     folder = scratch / secrets.token_hex(6)
     try:

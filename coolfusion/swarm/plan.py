@@ -1,4 +1,4 @@
-"""How a search is run: how many particles, what moves them, when it ends."""
+"""The plan of a search: its particles, their update, and its end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ from coolfusion.types import Floats
 
 @dataclass(frozen=True, slots=True)
 class SwarmPlan:
-    """Settings of a search, which may be changed between resumed runs.
+    """Settings of a search, which may change between resumed runs.
 
-    ``num_particles``: N; ``reach``: of the crossover. ``trials``: how many settings of
-    ``coefficients`` are tried, each by a search of its own: with 1 those that are given, with
-    more as many random points of ``grid``, whose names are those of ``Coefficients``. All
-    trials start at the same positions. Raises ``UsageError`` for settings that make no search.
+    - ``num_particles``: N.
+    - ``reach``: that of the crossover.
+    - ``trials``: the number of searches, each with its own coefficients.
+    - ``coefficients``: those of a single trial.
+    - ``grid``: with more trials, coefficients are random points of it, by their names.
+
+    All trials start at the same positions. Raises ``UsageError`` for settings that allow no
+    search.
     """
 
     num_particles: int = 20
@@ -47,7 +51,7 @@ class SwarmPlan:
             self.setting(point)
 
     def outer(self) -> Enumeration:
-        """The search over settings: its points are of ``grid``, a single empty one for 1 trial."""
+        """The search over coefficients: points of ``grid``, or one empty point for 1 trial."""
         if self.trials == 1:
             return Enumeration(((),))
         return random_search(self.grid, self.trials, seed=self.seed)
@@ -59,11 +63,11 @@ class SwarmPlan:
         return replace(self.coefficients, **self.grid.named(point))
 
     def start(self, num_experts: int) -> Floats:
-        """The first positions (N, experts): the experts themselves, then their crossovers."""
+        """The first positions (N, experts): the experts, then crossovers of random pairs."""
         return crossover(corners(num_experts), self.num_particles, seed=self.seed, reach=self.reach)
 
     def swarm(self, trial: int, coefficients: Coefficients, num_experts: int) -> ParticleSwarm:
-        """The search of a trial, from 0."""
+        """The search of a trial, counted from 0."""
         return ParticleSwarm.start(
             self.start(num_experts),
             seed=(self.seed, trial),
@@ -73,5 +77,5 @@ class SwarmPlan:
 
     @property
     def most_evaluations(self) -> int:
-        """How many there are if no patience runs out."""
+        """The number of evaluations if no trial ends early."""
         return self.num_particles * (self.trials * self.limits.max_iterations + 1)

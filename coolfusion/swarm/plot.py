@@ -1,4 +1,4 @@
-"""A search as a picture: every particle a dot, the best so far a line. Plain SVG, no library."""
+"""A plot of a search in plain SVG: a dot for every particle, a line for the best so far."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plot(iterations: Sequence[Iteration], best_expert: float, title: str) -> str
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """Room above and below, also where all values are one."""
+    """The range with a margin on both sides, even if all values are equal."""
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
     return low - margin, high + margin
 

@@ -1,7 +1,7 @@
-"""Evaluations side by side: a process for each device, spoken to in JSON lines.
+"""Parallel evaluations: a process for each device, which reads and writes JSON lines.
 
-Each ends when its standard input does, so none outlives a search that was killed by more than
-the evaluation it is at.
+A process ends when its standard input does. So none outlives a killed search by more than its
+current evaluation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
 
 @final
 class SideBySide:
-    """Evaluates in one process for each of ``devices``; a device named twice has two."""
+    """Evaluates in one process for each of ``devices``; a device listed twice has two."""
 
     def __init__(
         self, experts: Experts, utility: Utility, scratch: Path, devices: Sequence[str | None]
@@ -56,7 +56,7 @@ class SideBySide:
             process.end()
 
     def evaluate(self, points: Sequence[Point]) -> Iterator[Evaluation]:
-        """As many at once as there are processes."""
+        """Evaluate as many points at once as there are processes."""
         threads = ThreadPoolExecutor(len(self._processes))
         try:
             under_way = [threads.submit(self._evaluate, point) for point in points]
@@ -87,12 +87,12 @@ class _Process:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             env={**QUIET, **os.environ, "PYTHONPATH": os.pathsep.join(begin["path"])},
-            start_new_session=True,  # an interruption is for the search to handle
+            start_new_session=True,  # Ctrl-C must reach only the search, which handles it
         )
         self._send(begin)
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a question. Raises what went wrong over there."""
+        """The answer to a question. Raises the error of the process, if there was one."""
         self._send(question)
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
@@ -104,7 +104,7 @@ class _Process:
         return answer
 
     def end(self) -> None:
-        """End the process, whatever it is at."""
+        """Kill the process, even during an evaluation."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -112,7 +112,7 @@ class _Process:
                 if pipe is not None:
                     pipe.close()
             except OSError:
-                pass  # what was not sent to it is not needed any more
+                pass  # unsent data is not needed any more
 
     def _send(self, data: Mapping[str, Any]) -> None:
         try:
@@ -124,6 +124,6 @@ class _Process:
 
     def _gone(self) -> CoolfusionError:
         return CoolfusionError(
-            f"The process that evaluates on {self._device} has ended (exit code {self._process.wait()}); what it "
-            "said stands above. Finished evaluations are kept; run again, with fewer devices if memory ran out."
+            f"The process that evaluates on {self._device} has ended (exit code {self._process.wait()}); its output "
+            "stands above. Finished evaluations are kept; run again, with fewer devices if memory ran out."
         )

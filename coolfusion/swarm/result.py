@@ -1,4 +1,4 @@
-"""What a search says of itself, on the way and in the end."""
+"""The progress and the result of a search."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from coolfusion.swarm.plan import SwarmPlan
 
 @dataclass(frozen=True, slots=True)
 class SwarmProgress:
-    """How far a search has come; ``done`` of at most ``total`` evaluations, ``num_new`` in this run.
+    """The progress of a search: ``done`` of at most ``total`` evaluations, ``num_new`` in this run.
 
-    ``iteration`` is that of ``trial``, both from 0; ``best`` is the best utility so far, over all trials.
+    ``iteration`` is that of ``trial``, both from 0. ``best`` is the best utility so far, over all
+    trials.
     """
 
     trial: int
@@ -27,7 +28,7 @@ class SwarmProgress:
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """The utilities (N,) of an iteration, the best so far, and how many particles started again."""
+    """The utilities (N,) of an iteration, the best so far, and the number of restarted particles."""
 
     utilities: tuple[float, ...]
     best: float
@@ -36,7 +37,7 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True)
 class SwarmTrial:
-    """One search: its coefficients, its iterations (the first is where it starts), and why it ended."""
+    """One search: its coefficients, its iterations (the first before any move), and why it ended."""
 
     coefficients: Coefficients
     iterations: tuple[Iteration, ...]
@@ -46,12 +47,15 @@ class SwarmTrial:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it.
+    """The result of a search.
 
-    ``checkpoint`` is the folder of ``best``, whose point has one share for each of ``experts``;
-    ``alone`` are the evaluations of the experts themselves, (experts,). ``num_evaluations``
-    different points were evaluated, ``num_new`` of them in this run, in ``seconds`` all
-    together. ``measures`` names the parts of a utility.
+    - ``checkpoint``: the folder of ``best``.
+    - ``best``: its point has one share for each of ``experts``.
+    - ``alone``: the evaluations of the experts themselves, (experts,).
+    - ``measures``: names of the parts of a utility.
+    - ``num_evaluations``: the number of different points; ``num_new`` of them in this run.
+    - ``num_failed``: points whose model does not work.
+    - ``seconds``: the sum over all evaluations.
     """
 
     checkpoint: Path
@@ -73,6 +77,6 @@ class Result:
 
     @property
     def best_expert(self) -> int:
-        """Which expert is best alone, the earliest of equals."""
+        """The index of the best expert, the earliest of equals."""
         utilities = [each.utility for each in self.alone]
         return utilities.index(max(utilities))

@@ -1,4 +1,4 @@
-"""The whole of it: experts and a utility in, the best particle's checkpoint, log and report out."""
+"""A whole search: from experts and a utility to the best checkpoint, a log and a report."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def swarm(
 ) -> Result:
     """Search between ``experts`` for the particle of highest ``utility``.
 
-    The folder ``output`` gets the checkpoint "best", the log "evaluations.jsonl" and a report.
-    With a log of the same experts and utility in it, the search goes on where that was stopped,
-    whatever stopped it. One particle is evaluated per device at a time, in this process if
-    there is one device; meanwhile they are written to ``scratch`` (default: in ``output``).
+    The folder ``output`` gets the checkpoint "best", the log "evaluations.jsonl" and a report. If
+    it has a log of the same experts and utility, the search resumes from it. Each device
+    evaluates one particle at a time, in this process if there is one device. Particles are
+    written to ``scratch`` during their evaluation (default: in ``output``).
 
     The same arguments find the same particle. Raises ``LoadError`` for experts that cannot be
-    read, ``UsageError`` for what cannot be done as asked and ``CoolfusionError`` where
-    something fails on the way; finished evaluations are kept in any case.
+    read, ``UsageError`` for arguments that allow no search, and ``CoolfusionError`` if an
+    evaluation fails. Finished evaluations are always kept.
     """
     plan = plan or SwarmPlan()
     if not devices:
@@ -100,7 +100,7 @@ def swarm(
 
 
 def _settings(experts: Experts, utility: Utility, opened: MergedCheckpoint) -> dict[str, Any]:
-    """What utilities depend on: the files that are read, and how particles are measured."""
+    """Everything that utilities depend on: input files, stored type, and the measures."""
     even = (1.0,) * len(experts.models)
     hashes = provenance(experts.recipe(even), opened)["inputs"].values()
     return {
@@ -114,8 +114,11 @@ def _settings(experts: Experts, utility: Utility, opened: MergedCheckpoint) -> d
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One call of ``swarm``. ``visited`` and ``new`` gather points: all of them, in the order in
-    which the search asks for them, and those that the log did not hold."""
+    """One call of ``swarm``.
+
+    ``visited`` collects all points in the order of the search, ``new`` those that were not in the
+    log.
+    """
 
     plan: SwarmPlan
     num_experts: int

@@ -24,9 +24,9 @@ _KINDS = {"function": FunctionMeasure, "harness": HarnessMeasure, "task": TaskMe
 
 @dataclass(frozen=True, slots=True)
 class Utility:
-    """Measures that together are the utility, and how a particle is loaded for them.
+    """The measures of a utility, and how a particle is loaded for them.
 
-    Raises ``UsageError`` for no measures.
+    Raises ``UsageError`` without measures.
     """
 
     measures: tuple[Measure, ...]
@@ -38,11 +38,14 @@ class Utility:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the parts are called."""
+        """Names of the measures."""
         return tuple(measure.name for measure in self.measures)
 
     def parts(self, folder: Path, device: str | None) -> tuple[float, ...]:
-        """Every measure of the checkpoint in ``folder``. Raises ``BrokenParticleError``."""
+        """The values of all measures for the checkpoint in ``folder``.
+
+        Raises ``BrokenParticleError`` for a model that does not work.
+        """
         particle = Particle(folder, device, self.loading)
         try:
             return tuple(measure.value(particle) for measure in self.measures)
@@ -50,7 +53,7 @@ class Utility:
             particle.release()
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready data that is different where values could be."""
+        """JSON-ready data that differs between utilities whose values could differ."""
         return {
             "loading": asdict(self.loading),
             "measures": [dict(measure.identity()) for measure in self.measures],
@@ -58,9 +61,9 @@ class Utility:
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """The harmonic mean of numbers of 0 or above, 0 if one is; a single number is itself.
+    """The harmonic mean of numbers >= 0, which is 0 if one of them is. One number is its own mean.
 
-    Raises ``CoolfusionError`` for a negative one among several.
+    Raises ``CoolfusionError`` for a negative number among several.
     """
     if len(values) == 1:
         return values[0]
@@ -75,7 +78,10 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def utility_dict(utility: Utility) -> dict[str, Any]:
-    """A utility as JSON-ready data for another process. Raises ``UsageError`` for own measures."""
+    """A utility as JSON-ready data for another process.
+
+    Raises ``UsageError`` for measures of other classes than the package's.
+    """
     entries = []
     for measure in utility.measures:
         kind = next((name for name, of in _KINDS.items() if type(measure) is of), None)
@@ -89,7 +95,7 @@ def utility_dict(utility: Utility) -> dict[str, Any]:
 
 
 def utility_from(data: dict[str, Any]) -> Utility:
-    """What ``utility_dict`` wrote."""
+    """The inverse of ``utility_dict``."""
     measures: list[Measure] = []
     for entry in data["measures"]:
         given = dict(entry)

@@ -1,4 +1,4 @@
-"""The process at the other end of ``processes``: points come in, evaluations go out, as JSON lines."""
+"""The worker of ``processes``: reads points and writes evaluations, as JSON lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coolfusion.swarm.utility import utility_from
 
 
 def serve(lines: Iterable[str], answers: IO[str]) -> None:
-    """Answer every line but the first, which says what is evaluated, until there are no more."""
+    """Evaluate the point of every line; the first line has the experts and the utility instead."""
     evaluator: OneByOne | None = None
     for line in lines:
         question = json.loads(line)
@@ -27,7 +27,9 @@ def serve(lines: Iterable[str], answers: IO[str]) -> None:
                 evaluator = _evaluator(question)
                 continue
             if evaluator is None:
-                raise UsageError("A point came before anything said what is evaluated.")
+                raise UsageError(
+                    "A point came before anything else. The first line must have the experts and the utility."
+                )
             answer = evaluation_dict(evaluator.evaluate_one(tuple(question["point"])))
         except (CoolfusionError, OSError) as error:
             answer = {"error": str(error), "is_usage": isinstance(error, UsageError)}
@@ -45,14 +47,15 @@ def _evaluator(given: dict[str, Any]) -> OneByOne:
 
 
 def main() -> None:
-    """Serve standard input; whatever else is printed goes to standard error."""
+    """Serve standard input. Everything else that is printed goes to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
         serve(sys.stdin, answers)
         answers.close()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())  # nobody asks any more
+        # The search is gone. Closing at exit would fail on the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), answers.fileno())
 
 
 if __name__ == "__main__":
