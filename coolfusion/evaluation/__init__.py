@@ -3,9 +3,8 @@
     from coolfusion.evaluation import evaluate, read_task
     report = evaluate(fusion.decoder, read_task("task.jsonl"), metric="last_number")
 
-``coolfusion eval`` is the same from the command line. ``harness`` is the bridge to
-EleutherAI's lm-evaluation-harness; it needs the extra ``coolfusion[harness]`` and is
-imported only when it is asked for.
+``coolfusion eval`` is the same from the command line. ``harness`` is the bridge to EleutherAI's
+lm-evaluation-harness. It needs the extra ``coolfusion[harness]`` and is imported only on demand.
 """
 
 from coolfusion.evaluation.metrics import Metric, metric_named

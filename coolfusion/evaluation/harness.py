@@ -4,10 +4,10 @@
         --model_args "models=path/a;path/b,preset=default" --tasks ...
 
 is ``lm_eval`` with the model registered. Releases that discover the entry-point group
-``lm_eval.models`` know it without; 0.4.13 does not. From Python, importing this module
-registers it, and ``lm_eval.simple_evaluate(model=CoolfusionLM(decoder=...))`` needs no name.
+``lm_eval.models`` need no registration; 0.4.13 does. In Python, the import of this module
+registers the model. ``lm_eval.simple_evaluate(model=CoolfusionLM(decoder=...))`` needs no name.
 
-What the three requests mean for several models is said in ``CoolfusionLM``.
+``CoolfusionLM`` defines the three kinds of requests for several models.
 """
 
 from __future__ import annotations
@@ -44,27 +44,31 @@ from coolfusion.types import Floats
 @final
 @register_model("coolfusion")
 class CoolfusionLM(LM):
-    """Several models that lm-eval sees as one.
+    """Several models as one model of lm-eval.
 
-    ``generate_until``: the fused response, cut before the first of ``until``. A context that
-    leaves a source no room for ``max_gen_toks`` tokens loses words from its left, as it would
-    with lm-eval's own models.
+    ``generate_until`` is the fused response, cut before the first of ``until``. A context that
+    leaves a source no room for ``max_gen_toks`` tokens loses words on its left. lm-eval does the
+    same with its own models.
 
-    ``loglikelihood``: with ``L[k]`` the log-likelihood (nats) of the continuation's canonical
-    encoding under source ``k`` after its encoding of the context, the number is
-    ``sum_k w[k] * L[k]`` (``combination="mean"``: the log of a product of experts that is not
-    normalised, and never above the next) or ``log sum_k w[k] * exp(L[k])`` ("mixture": a
-    probability). Spaces that end a context belong to the continuation. The flag that goes
-    with it says whether the fused greedy response begins with the continuation.
+    ``loglikelihood`` combines the sources. ``L[k]`` is the log-likelihood (nats) of the
+    continuation's canonical encoding under source ``k``, after its encoding of the context. The
+    result depends on ``combination``:
 
-    ``loglikelihood_rolling``: the same combination of each source's log-likelihood of the
-    whole text, encoded as its tokenizer encodes a text of its own, after the control tokens
-    that this begins with (its end token where there are none), in windows as long as that
-    source's context; so is a continuation of an empty context. Word, byte and bit perplexities that lm-eval
-    makes of it are therefore the sources' together, whatever their tokenizers.
+    - "mean": ``sum_k w[k] * L[k]``, the log of a product of experts that is not normalised. It is
+      never above "mixture".
+    - "mixture": ``log sum_k w[k] * exp(L[k])``, the log of a probability.
 
-    Chat templates are each source's own: with ``--apply_chat_template`` the messages travel
-    through lm-eval as text and every source renders them itself.
+    Spaces at the end of a context belong to the continuation. The flag beside the number says
+    whether the fused greedy response begins with the continuation.
+
+    ``loglikelihood_rolling`` is the same combination for a whole text. Each source encodes it as
+    a text of its own, in windows as long as its context. It starts from the control tokens that
+    the encoding begins with, or from its end token if there are none. A continuation of an empty
+    context is scored in the same way. So lm-eval's perplexities per word, byte or bit are those
+    of all sources together, whatever their tokenizers.
+
+    Every source has its own chat template. With ``--apply_chat_template`` the messages pass
+    through lm-eval as text, and every source renders them.
     """
 
     @shows_options
@@ -79,17 +83,23 @@ class CoolfusionLM(LM):
         max_batch_size: int | None = None,
         **options: Argument,
     ) -> None:
-        """Load ``models`` (paths or ids separated by ``;``; none: the built-in ones), or use a
-        ``decoder`` that is there.
+        """Load ``models``, or use an existing ``decoder``.
 
-        ``options`` are those of docs/options.md that the harness can say, with lists and weights
-        separated by ``;`` likewise. Raises ``UsageError`` for what cannot be done as asked."""
+        ``models`` are paths or ids separated by ``;`` (None: the built-in ones). ``options`` are
+        those of docs/options.md that the harness takes; lists and weights are separated by ``;``
+        as well. Raises ``UsageError`` for wrong options and models that cannot be loaded.
+        """
         super().__init__()
         # lm-eval says cuda:0 where nothing was said; None finds it, or a CPU.
         where = None if options.get("device") == "cuda:0" else options.get("device")
         given = fusion_options({**options, "models": models, "device": where})
         if decoder is None:
-            decoder = FusionModel.from_pretrained(**given).decoder
+        """Load ``models``, or use an existing ``decoder``.
+
+        ``models`` are paths or ids separated by ``;`` (None: the built-in ones). ``options`` are
+        those of docs/options.md that the harness takes; lists and weights are separated by ``;``
+        as well. Raises ``UsageError`` for wrong options and models that cannot be loaded.
+        """
         self.decoder = decoder
         self.num_forwarded: Counter[str] = Counter()
         self.seconds = 0.0
@@ -102,11 +112,11 @@ class CoolfusionLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Tells lm-eval's caches of requests apart."""
+        """A name that keeps lm-eval's caches of requests apart."""
         return "+".join(source.name for source in self.decoder.sources)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """There is no single template; the sources have their own."""
+        """A label only: every source has a template of its own."""
         return "each source's own" if chat_template else ""
 
     def apply_chat_template(
@@ -114,7 +124,7 @@ class CoolfusionLM(LM):
     ) -> str:
         """The messages as text that the other methods turn back into messages.
 
-        Raises ``UsageError`` for a history that ends in an answer begun for the model.
+        Raises ``UsageError`` for a history that ends with the beginning of an answer.
         """
         if not add_generation_prompt:
             raise UsageError(
@@ -149,7 +159,7 @@ class CoolfusionLM(LM):
     def loglikelihood(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """(nats, whether the fused greedy response begins so) of each continuation."""
+        """(nats, whether the fused greedy response begins with it) for each continuation."""
         begun = time.perf_counter()
         answers = []
         for each in requests:
@@ -166,7 +176,7 @@ class CoolfusionLM(LM):
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Nats of each whole text."""
+        """The log-likelihood (nats) of each whole text."""
         begun = time.perf_counter()
         answers = []
         for each in requests:

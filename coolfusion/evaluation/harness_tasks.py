@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, run for every source alone and for the fusion, in one report."""
+"""Tasks of lm-evaluation-harness: every source alone and the fusion, in one report."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def evaluate_harness_task(
 ) -> Report:
     """Run lm-eval's task or group ``name`` for every source alone and for the fusion.
 
-    ``metric`` is one of the task's (default: its first). ``include_path`` is a folder of task
-    files of your own, looked at instead of those that lm-eval has. With ``cache``, a folder, every finished request is kept there and
-    not asked again. A log-likelihood that lm-eval would turn into a perplexity (word, byte)
-    is reported per row as nats per word or byte. Tokens and seconds are a system's total
-    spread evenly over its rows, what came from the cache left out. Raises ``UsageError`` for
-    a task or metric that does not exist.
+    ``metric`` is one of the task's (default: its first). ``include_path`` is a folder of your own
+    task files, used instead of those of lm-eval. ``cache`` is a folder for finished requests,
+    which are not computed again. A log-likelihood that lm-eval would turn into a perplexity
+    (word, byte) is reported per row, as nats per word or byte. Tokens and seconds are a system's
+    total, divided evenly among its rows; cached requests count as 0. Raises ``UsageError`` for an
+    unknown task or metric.
     """
     own = None if include_path is None else str(include_path)
     manager = TaskManager(include_path=own, include_defaults=own is None)
@@ -103,7 +103,7 @@ def _cache(folder: str | PathLike[str] | None, system: str) -> str | None:
 def _values(
     results: Mapping[str, Any], wanted: str | None
 ) -> tuple[dict[str, tuple[str, float]], str, bool]:
-    """(fingerprint, value) by row, for one metric under the first filter; its name and sense."""
+    """(fingerprint, value) by row for one metric under the first filter; its name and direction."""
     values, label, higher = {}, "", True
     for task, samples in results["samples"].items():
         metric = wanted or samples[0]["metrics"][0]

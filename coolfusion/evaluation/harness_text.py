@@ -25,9 +25,9 @@ def message_text(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def context_of(text: str) -> OwnPrompt:
-    """The prompt that a context stands for: messages, or the text itself.
+    """The prompt of a context: chat messages, or the text itself.
 
-    Raises ``UsageError`` for messages with text after them, which no template can render.
+    Raises ``UsageError`` for text after messages, which no template can render.
     """
     if not text.startswith(MESSAGES):
         return text
@@ -41,7 +41,7 @@ def context_of(text: str) -> OwnPrompt:
 
 
 def request_of(settings: Mapping[str, Any], max_new_tokens: int) -> Request:
-    """What lm-eval's ``gen_kwargs`` ask for; sampling only with ``do_sample`` or a temperature."""
+    """The request in lm-eval's ``gen_kwargs``; it samples only with ``do_sample`` or a temperature."""
     until = settings.get("until") or []
     given = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
     temperature = float(settings.get("temperature") or 0.0)
@@ -59,10 +59,9 @@ def request_of(settings: Mapping[str, Any], max_new_tokens: int) -> Request:
 
 
 def fitted(prompt: OwnPrompt, sources: Sequence[Source], request: Request) -> OwnPrompt:
-    """The prompt, cut from the left at word starts until every source has room to answer.
+    """The prompt, cut on the left at word starts until every source has room to answer.
 
-    Raises ``PromptError`` where not even its last word leaves room, or messages would have to
-    be cut.
+    Chat messages are not cut. Raises ``PromptError`` if not even the last word leaves room.
     """
     if not isinstance(prompt, str) or _fits(prompt, sources, request):
         return prompt
@@ -94,10 +93,9 @@ def _fits(text: str, sources: Sequence[Source], request: Request) -> bool:
 
 
 def is_greedy(decoder: SegmentDecoder, context: str, continuation: str) -> bool:
-    """Whether the fused greedy response begins with ``continuation``, at a word's end.
+    """Whether the fused greedy response begins with ``continuation``, up to the end of a word.
 
-    Steps are taken only while what was said is a beginning of it. Without a context there is
-    nothing to respond to: False.
+    Decoding stops as soon as the response differs. Without a context the result is False.
     """
     if not context:
         return False
@@ -117,8 +115,8 @@ def windows(
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(prefix, continuation) pairs that score every id of a text once, each within ``limit``.
 
-    All but the last window are full of new tokens after one old one; the last has as much
-    context as fits (lm-eval's rolling windows).
+    These are lm-eval's rolling windows. All but the last are full of new tokens after one old
+    one. The last window has as much context as fits.
     """
     size = len(ids) if limit is None else limit - len(beginning)
     whole = beginning + ids

@@ -1,14 +1,14 @@
-"""How likely sources, alone and together, find a given text.
+"""Log-likelihoods of given texts under each source, and combined over sources.
 
-With log-likelihood ``L[c, k]`` (nats) of text ``c`` under source ``k`` after its own prompt,
-that of the text's canonical encoding without an end token, and weights ``w[k]`` that sum to 1:
+``L[c, k]`` (nats) is the log-likelihood of text ``c`` under source ``k``, after the source's own
+prompt. It is that of the canonical encoding without an end token. Weights ``w[k]`` sum to 1:
 
     mean      sum_k w[k] * L[c, k]                 the log of the weighted geometric mean
     mixture   log sum_k w[k] * exp(L[c, k])        the sources' mixture over whole texts
 
 All sources score the same characters, so these are comparable whatever the tokenizers. The
-mixture is a probability; ``mean``, a product of experts that is not normalised, is never
-above it, and a text is likely under it only if every source finds it likely.
+mixture is a probability. ``mean`` is the log of a product of experts that is not normalised. It is
+never above the mixture, and high only for a text that is likely under every source.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from coolfusion.types import Floats
 def log_likelihoods(
     source: Source, prompts: Sequence[tuple[int, ...]], texts: Sequence[Sequence[str]]
 ) -> list[SegmentScores | SourceError]:
-    """Score ``texts[r]`` after prompt ids ``prompts[r]``, (rows,); a row that fails, fails alone."""
+    """Score ``texts[r]`` after the prompt ids ``prompts[r]``, for each of (rows,).
+
+    A failed row is a ``SourceError`` in the result; the others are not affected.
+    """
     requests = [
         (SourceView(0, source, prompt), [Segment(text) for text in entries])
         for prompt, entries in zip(prompts, texts, strict=True)
@@ -38,13 +41,13 @@ def log_likelihoods(
 
 
 def mean(log_likelihoods: Floats, weights: Floats) -> Floats:
-    """Weighted mean over the sources of (texts, sources): (texts,) nats."""
+    """Weighted mean over the sources: from (texts, sources) to (texts,) nats."""
     combined: Floats = log_likelihoods @ weights
     return combined
 
 
 def mixture(log_likelihoods: Floats, weights: Floats) -> Floats:
-    """Log of the weighted sum of the sources' probabilities of (texts, sources): (texts,) nats."""
+    """Log of the weighted sum of the sources' probabilities: (texts, sources) to (texts,) nats."""
     with np.errstate(divide="ignore"):
         return np.asarray(np.logaddexp.reduce(log_likelihoods + np.log(weights), axis=1))
 
@@ -53,7 +56,7 @@ COMBINATIONS: Mapping[str, Callable[[Floats, Floats], Floats]] = {"mean": mean, 
 
 
 def combination_named(name: str) -> Callable[[Floats, Floats], Floats]:
-    """Look a combination up. Raises ``UsageError`` for one that does not exist."""
+    """Look up a combination. Raises ``UsageError`` for an unknown one."""
     if name not in COMBINATIONS:
         raise UsageError(
             f'There is no combination "{name}" of log-likelihoods. Choose one of '

@@ -1,13 +1,13 @@
 """Metrics: from an answer and its references to a number.
 
-    exact_match           1 if the answer is a reference, white space at its ends aside
-    exact_match:REGEX     the same for what the last match of REGEX (its first group, if it
-                          has one) reads out of the answer
+    exact_match           1 if the answer is a reference, without white space at its ends
+    exact_match:REGEX     the same for the last match of REGEX in the answer (its first group,
+                          if it has one)
     last_number           1 if the last number in the answer equals the last in a reference
     contains              1 if a reference stands in the answer as whole words, in any case
     perplexity            of the reference after the prompt, as its logarithm: bits per UTF-8
-                          byte, which no tokenizer can stretch; lower is better
-    package.module:name   a function of your own, called with (answer, reference)
+                          byte, which do not depend on the tokenizer; lower is better
+    package.module:name   your own function, called with (answer, reference)
 
 With several references the best of them counts.
 """
@@ -34,16 +34,16 @@ _NUMBER = regex.compile(r"(?:(?<![\w.])[-+\u2212])?\d+(?:,\d{3}(?!\d))*(?:\.\d+)
 
 
 class MetricError(CoolfusionError, RuntimeError):
-    """A metric could not judge an answer; the message names the metric and the row."""
+    """A metric failed on an answer; the message names the metric and the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How answers are judged.
+    """A metric by name.
 
-    ``compare`` maps (answer, reference) to a number. ``extract`` reads out of an answer what
-    a vote counts; None: nothing could be read. ``needs_likelihood`` marks the metrics that
-    judge what a system thinks of the reference instead of what it answers.
+    ``compare`` maps (answer, reference) to a number. ``extract`` returns the part of an answer
+    that a vote counts, or None if there is none. With ``needs_likelihood`` the value comes from
+    the log-likelihood of the reference, and nothing is answered.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Metric:
 
 
 def metric_named(name: str) -> Metric:
-    """Look a metric up by name. Raises ``UsageError`` for one that does not exist."""
+    """Look up a metric by name. Raises ``UsageError`` for an unknown one."""
     kind, _, pattern = name.partition(":")
     if kind == "exact_match":
         extract = extractor(pattern) if pattern else str.strip
@@ -91,9 +91,9 @@ def metric_named(name: str) -> Metric:
 
 
 def extractor(pattern: str) -> Callable[[str], str | None]:
-    """Read the last match of a regular expression: its first group, or all where it has none.
+    """A function that returns the last match of a regular expression: its first group, if any.
 
-    Raises ``UsageError`` for a pattern that is none.
+    Raises ``UsageError`` for an invalid pattern.
     """
     try:
         compiled = regex.compile(pattern)
@@ -110,7 +110,7 @@ def extractor(pattern: str) -> Callable[[str], str | None]:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in ``text`` in a plain form: "1,250.50" and "1250.5" read the same."""
+    """The last number in ``text`` in a plain form: "1,250.50" and "1250.5" become equal."""
     found = _NUMBER.findall(text)
     if not found:
         return None
@@ -145,7 +145,7 @@ def _not_asked(_: str, __: str) -> float:
 
 
 def _imported(module: str, function: str) -> Callable[[str, str], Any]:
-    """A function by its dotted name, found as an import statement would find it."""
+    """A function by its dotted name, found as by an import statement."""
     try:
         found = getattr(import_module(module), function)
     except (ImportError, ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What is compared with what, and how each row is judged, decided before anything is run."""
+"""The plan of an evaluation: its systems and the metric of each row, checked before it runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ SAMPLED = Sampling(temperature=0.7)  # as arXiv 2203.11171 samples its largest m
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is compared.
+    """The systems of an evaluation, and how they run.
 
-    ``systems``: names from ``SYSTEMS``, and those of mixtures (``mixture``, ``mixture(RULE)``); the sources alone are always run. ``num_samples``: how
-    often each source is sampled for the votes; None: as often as fits into what the fusion
-    computed (equal compute). ``sampling``: how they are sampled. ``batch_size``: rows decoded
-    side by side. ``seed``: of the intervals and tests.
+    - ``systems``: names from ``SYSTEMS``, and of mixtures (``mixture``, ``mixture(RULE)``). The
+      sources alone always run.
+    - ``num_samples``: samples of each source for a vote; None: as many as cost what the fusion
+      computed (equal compute).
+    - ``sampling``: how they are sampled.
+    - ``batch_size``: rows that are decoded together.
+    - ``seed``: that of intervals and tests.
+
+    Raises ``UsageError`` for unknown systems and for votes that cannot be.
     """
 
     systems: tuple[str, ...] = SYSTEMS
@@ -61,7 +66,7 @@ class EvaluationPlan:
 
 
 def row_metrics(task: Task, default: str) -> dict[str | int, Metric]:
-    """The metric of each row by its id. Raises ``UsageError`` naming a row with an unknown one."""
+    """The metric of each row by its id. Raises ``UsageError`` with the row of an unknown one."""
     known = {default: metric_named(default)}
     for row in task.rows:
         if row.metric is not None and row.metric not in known:

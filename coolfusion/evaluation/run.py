@@ -1,4 +1,4 @@
-"""A run: every system over every row, each finished pair kept at once, then a report."""
+"""A run of an evaluation: every system over every row, recorded at once, then a report."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ def evaluate(
 ) -> Report:
     """Run the planned systems over ``task`` and report on them.
 
-    ``metric`` is for rows without one of their own. Pairs that ``record`` holds are not run
-    again; those with an error are. ``prompt_of`` maps a row to what the sources are given
-    (default: the row's prompt as it stands). ``progress`` is called with (system, rows
-    finished, of how many). ``fused`` is what answers as the system ``fusion`` (default: the
-    ``decoder``). Raises ``UsageError`` for what cannot be done as asked; a row that
-    cannot be answered or judged is reported and costs only that row.
+    - ``metric``: for rows without one of their own.
+    - ``record``: its pairs of system and row are not run again, unless they have an error.
+    - ``prompt_of``: maps a row to the prompt of the sources (default: the row's prompt).
+    - ``progress``: called with (system, finished rows, all rows).
+    - ``fused``: the decoder of the system ``fusion`` (default: ``decoder``).
+
+    Raises ``UsageError`` for arguments that do not fit the task. A row without an answer or a
+    value is reported, and the others are not affected.
     """
     task.check_names([source.name for source in decoder.sources])
     run = _Run(
@@ -65,7 +67,7 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One call of ``evaluate``: its arguments, and the order in which systems are run."""
+    """One call of ``evaluate``: its arguments, and the order in which systems run."""
 
     decoder: SegmentDecoder
     fused: Decoder[Any]
@@ -86,7 +88,7 @@ class _Run:
         return self.metrics[self.task.rows[0].id].needs_likelihood
 
     def score_references(self) -> list[str]:
-        """Run what has a log-likelihood, and return the systems' names in their order."""
+        """Run the systems that have a log-likelihood, and return their names in order."""
         mixes = any(map(systems.is_mixture, self.plan.systems))
         if mixes or isinstance(self.fused, MixtureDecoder):
             raise UsageError(
@@ -103,7 +105,7 @@ class _Run:
         return self._run_all(ran)
 
     def answer(self) -> list[str]:
-        """Run everything planned, and return the systems' names in the order of the report."""
+        """Run all planned systems, and return their names in the order of the report."""
         planned = self.plan.systems
         self._check_names()
         mixtures = [self._mixing(name) for name in planned if systems.is_mixture(name)]
@@ -122,7 +124,7 @@ class _Run:
         self._run_all(reranked)
         order = [*ran, *reranked, *self._votes(), *mixtures]
         self._run_all(mixtures)
-        # The fusion is what is judged: it comes last.
+        # The fusion is the system under test, so it comes last.
         order.sort(key=lambda system: system.name == FUSED)
         return [system.name for system in order]
 
@@ -155,7 +157,7 @@ class _Run:
         return votes
 
     def _num_samples(self) -> dict[str, int]:
-        """Samples for each source's own vote and, under "majority", for the vote of all."""
+        """Numbers of samples for each source's own vote and, as "majority", for the vote of all."""
         if self.plan.num_samples is not None:
             return dict.fromkeys([*self.names, "majority"], self.plan.num_samples)
         if not self.record.num_samples:
@@ -223,7 +225,7 @@ class _Run:
         return [system.name for system in some]
 
     def _run(self, system: System) -> None:
-        """Answer the rows that the record does not hold; needs without an answer pass it on."""
+        """Answer the rows that are not in the record. A failed need makes its row fail, too."""
         rows, todo = self.task.rows, []
         for row in rows:
             if self.record.finished(system.name, row, system.digest(row), system.needs) is None:

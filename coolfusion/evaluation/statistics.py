@@ -1,6 +1,6 @@
-"""How sure a difference is: bootstrap intervals and paired tests, exact where they can be.
+"""Uncertainty of a difference: bootstrap intervals and paired tests, exact for few pairs.
 
-Everything random takes a seed and gives the same numbers for the same seed.
+Every random function has a seed and gives the same numbers for the same seed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean of ``values`` (n,) (Efron 1979).
 
-    Values that are all equal have an interval without width. Raises ``UsageError`` for no
-    values or a level outside (0, 1).
+    Equal values have an interval of width 0. Raises ``UsageError`` without values, or for a level
+    outside (0, 1).
     """
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0:
@@ -51,8 +51,9 @@ def bootstrap_interval(
 def exact_mcnemar(num_fixed: int, num_broken: int) -> float:
     """Two-sided exact McNemar p-value of two systems that differ on some 0/1 outcomes.
 
-    ``num_fixed`` rows only the first system solves, ``num_broken`` only the second: under the
-    null hypothesis each is a fair coin's, so this is a binomial tail, doubled and at most 1.
+    Only the first system solves ``num_fixed`` rows, only the second ``num_broken``. Under the
+    null hypothesis each of these rows is a fair coin. So the p-value is a binomial tail, doubled
+    and at most 1.
     """
     total = num_fixed + num_broken
     term, tail = 1, 1
@@ -69,10 +70,10 @@ def paired_permutation(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p-value of the mean difference of pairs (n,), by flipping signs at random.
+    """Two-sided p-value of the mean difference of pairs (n,), by a sign-flip permutation test.
 
-    All 2^n sign changes are tried for up to ``MAX_EXACT`` differing pairs; beyond that the
-    share of ``num_resamples`` random ones, the observed one counted among them.
+    For up to ``MAX_EXACT`` differing pairs, all 2^n sign changes are tried. For more, the p-value
+    is the share of ``num_resamples`` random ones, with the observed one counted among them.
     """
     pairs: Floats = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     differences: Floats = pairs[pairs != 0]
@@ -97,7 +98,10 @@ def paired_permutation(
 def paired_p_value(
     first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, seed: int = 0
 ) -> float:
-    """Exact McNemar where all values are 0 or 1, else the paired permutation test."""
+    """Exact McNemar p-value if all values are 0 or 1, else that of the permutation test.
+
+    Raises ``UsageError`` for different numbers of values.
+    """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != other.shape:
         raise UsageError(f"Paired values must be as many, got {one.size} and {other.size}.")

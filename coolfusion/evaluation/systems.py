@@ -1,15 +1,15 @@
-"""The systems that are compared: each turns rows into outcomes, some from others' outcomes.
+"""The systems of an evaluation: each turns rows into outcomes, some from others' outcomes.
 
-    NAME                    a source alone, greedy or as the request samples
+    NAME                    a source alone, greedy or with the request's sampling
     fusion                  all sources, by the recipe
-    mixture, mixture(RULE)  the sources' distributions mixed at every step, by a rule of mixing.py
+    mixture, mixture(RULE)  the sources' distributions mixed at every step, by a mixing rule
     rerank                  the sources' own answers, reranked together (the paper's Rerank)
     cool_r                  those and the fused answer (the paper's Cool+R)
     self_consistency(NAME)  a vote over samples of the best source, chosen in hindsight
     majority                a vote over samples of all sources
 
-A system that builds on others takes their outcomes and never asks a model for them again.
-Samples are systems of their own, named NAME#0, NAME#1 and so on.
+A system that builds on others uses their outcomes and never computes them again. Samples are
+systems of their own, named NAME#0, NAME#1 and so on.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ PromptOf = Callable[[Row], Prompt]
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A named way to answer. ``answer`` maps rows, and the outcomes of ``needs`` for them, to
-    outcomes in the order they finish; one without an ``error`` is final."""
+    """A named way to answer.
+
+    ``answer`` maps rows, and the outcomes of the systems in ``needs``, to outcomes in the order in
+    which they finish. An outcome without an ``error`` is final.
+    """
 
     name: str
     answer: Callable[[Sequence[Row], Outcomes], Iterator[Outcome]]
@@ -59,17 +62,17 @@ class System:
     scores_references: bool = False
 
     def digest(self, row: Row) -> str:
-        """The fingerprint of what this system is asked."""
+        """The fingerprint of a row as far as this system depends on it."""
         return row.digest(with_references=self.scores_references)
 
 
 def is_mixture(name: str) -> bool:
-    """Whether a system's name is that of a mixture."""
+    """Whether a system is a mixture, by its name."""
     return name == MIXED or name.startswith(f"{MIXED}(")
 
 
 def mixture_named(name: str, recipe: Recipe) -> Mixture:
-    """The mixture of that name, with the recipe's weights. Raises ``UsageError`` for a bad rule."""
+    """The mixture called ``name``, with the recipe's weights. Raises ``UsageError`` for a bad rule."""
     if name != MIXED and not name.endswith(")"):
         raise UsageError(f'There is no system "{name}". Write {MIXED} or {MIXED}(RULE).')
     rule = name[len(MIXED) + 1 : -1] or None
@@ -79,7 +82,7 @@ def mixture_named(name: str, recipe: Recipe) -> Mixture:
 def decoding(
     name: str, decoder: Decoder[Any], request: Request, prompt_of: PromptOf, batch_size: int
 ) -> System:
-    """Answers by decoding: a source alone, one of its samples, or the fusion."""
+    """A system that decodes: a source alone, one of its samples, or the fusion."""
     names = [source.name for source in decoder.sources]
 
     def answer(rows: Sequence[Row], _: Outcomes) -> Iterator[Outcome]:
@@ -129,7 +132,7 @@ def reranking(
     batch_size: int,
     on_source_error: str = "drop",
 ) -> System:
-    """Chooses among the answers of ``needs`` by the decoder's reranker."""
+    """A system that selects among the answers of ``needs`` with the decoder's reranker."""
     needed = tuple(needs)
 
     def answer(rows: Sequence[Row], outcomes: Outcomes) -> Iterator[Outcome]:
@@ -180,7 +183,7 @@ def voting(
     samples: Mapping[str, str],
     extract: Callable[[Row], Callable[[str], str | None]],
 ) -> System:
-    """Takes the majority's answer among ``samples``, which maps their systems to their sources."""
+    """A system that takes the majority answer of ``samples``, a map from systems to sources."""
     needs = tuple(samples)
 
     def answer(rows: Sequence[Row], outcomes: Outcomes) -> Iterator[Outcome]:
@@ -198,7 +201,7 @@ def voting(
 
 
 def scoring(source: Source, prompt_of: PromptOf, batch_size: int) -> System:
-    """Does not answer: gives the log-likelihoods of the references under one source."""
+    """A system without answers: log-likelihoods of the references under one source."""
 
     def answer(rows: Sequence[Row], _: Outcomes) -> Iterator[Outcome]:
         accepted: list[tuple[Row, tuple[int, ...]]] = []
@@ -236,7 +239,7 @@ def _unscored(name: str, row: Row, error: Exception) -> Outcome:
 
 
 def combining(name: str, decoder: SegmentDecoder) -> System:
-    """The sources' log-likelihoods together: their mean by the recipe's weights."""
+    """A system without answers: the sources' mean log-likelihood, by the recipe's weights."""
     needs = tuple(source.name for source in decoder.sources)
     weights = source_weights(needs, decoder.recipe.weights)
 
