@@ -1,4 +1,4 @@
-"""Weights, reranker, granularity and gate from a few rows with references.
+"""Tuning: weights, reranker, boundary and gate of a fusion from a few rows with references.
 
     from coolfusion.tuning import tune
     report = tune(fusion.sources, read_task("task.jsonl"), TuningPlan("last_number", "swarm"))

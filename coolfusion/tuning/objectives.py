@@ -1,7 +1,7 @@
-"""What a setting is worth: a value per row, from answers that are kept or likelihoods that are.
+"""Objectives: the value of a setting for every row, from recorded answers or likelihoods.
 
-Two ways to have it stand behind one seam. ``Answers`` decodes every row and lets the metric
-judge; ``references.References`` decodes nothing and asks how likely the reference is.
+There are two. ``Answers`` decodes every row and applies the metric. ``references.References``
+decodes nothing and computes the log-likelihood of the reference.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ RowsDone = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """What is measured: the fusion by ``config``, or the source called ``name`` alone (None)."""
+    """A contender: the fusion with ``config``, or (None) the source called ``name`` alone."""
 
     name: str
     config: FusionConfig | None = None
 
     @property
     def system(self) -> str:
-        """The name under which its outcomes are kept."""
+        """The name of its outcomes in the record."""
         return self.name if self.config is None else f"fusion({label(self.config)})"
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Values (rows,), NaN where there is none; tokens computed (rows,); why there is none."""
+    """Values (rows,), NaN for none; computed tokens (rows,); and the reasons of missing values."""
 
     values: Floats
     num_forwarded: Floats
@@ -61,22 +61,22 @@ class Measured:
 
 
 class Objective(Protocol):
-    """What tuning needs of a metric."""
+    """The interface of a metric to tuning."""
 
     @property
     def higher_is_better(self) -> bool:
-        """Which way the values go."""
+        """Whether higher values are better."""
 
     def measure(self, contender: Contender, rows: Sequence[Row], progress: RowsDone) -> Measured:
-        """A contender's values of ``rows``. What the record holds is not computed again.
+        """A contender's values for ``rows``. Recorded outcomes are not computed again.
 
-        ``progress`` is called with (rows finished, of how many).
+        ``progress`` is called with (finished rows, all rows).
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Judges what contenders answer. All of them share the loaded ``sources``."""
+    """Applies metrics to decoded answers. All contenders share the loaded ``sources``."""
 
     sources: tuple[Source, ...]
     metrics: Mapping[str | int, Metric]
@@ -88,11 +88,11 @@ class Answers:
 
     @property
     def higher_is_better(self) -> bool:
-        """As the metric of the first row says."""
+        """As for the metric of the first row."""
         return next(iter(self.metrics.values())).higher_is_better
 
     def measure(self, contender: Contender, rows: Sequence[Row], progress: RowsDone) -> Measured:
-        """Decode the rows that have no answer yet, keep each at once, and judge all."""
+        """Decode the rows without an answer, record each at once, and apply the metrics."""
         system = self._system(contender)
         answer_rows(system, rows, self.record, progress)
         return judged(system.name, rows, self.metrics, self.record.outcomes)
@@ -108,13 +108,13 @@ class Answers:
 
 
 def recipe_of(config: FusionConfig, sources: Sequence[Source]) -> Recipe:
-    """The recipe that a setting describes for ``sources``; ``UsageError`` as for any recipe."""
+    """The recipe of a setting for ``sources``. Raises ``UsageError`` for wrong options."""
     names = [source.name for source in sources]
     return plan_recipe(names, {**config.said(), "names": names})[1]
 
 
 def answer_rows(system: System, rows: Sequence[Row], record: Record, progress: RowsDone) -> None:
-    """Let a system answer the rows that the record has no good outcome for."""
+    """Let a system answer the rows without an outcome, or with an error, in the record."""
     todo = [row for row in rows if record.finished(system.name, row, system.digest(row)) is None]
     progress(len(rows) - len(todo), len(rows))
     for number, outcome in enumerate(system.answer(todo, record.outcomes), 1):
@@ -128,7 +128,7 @@ def judged(
     metrics: Mapping[str | int, Metric],
     outcomes: Mapping[tuple[str, str | int], Outcome],
 ) -> Measured:
-    """The values of a system's outcomes. A row that cannot be judged has none and says why."""
+    """The values of a system's outcomes. A row without a value has its reason in ``failures``."""
     values, spent, failures = [], [], []
     for row in rows:
         outcome = outcomes[system, row.id]

@@ -1,4 +1,4 @@
-"""What is to be tuned, and how, decided and checked before any model is loaded."""
+"""The plan of tuning, checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from coolfusion.tuning.splits import Split, split_rows
 class TuningPlan:
     """How to tune.
 
-    ``metric`` is for rows without one of their own. ``search`` and ``num_trials`` say how
-    settings are walked (``coolfusion.tuning.proposals``), ``vary`` which knobs take which values
-    (``coolfusion.tuning.space``; None: all that matter). A share ``held_out`` of the rows, drawn
-    by ``seed``, takes no part in choosing; the ``num_shown`` best trials are measured on it.
+    - ``metric``: for rows without one of their own.
+    - ``search``, ``num_trials``: the search over settings (``coolfusion.tuning.proposals``).
+    - ``vary``: values by knob (``coolfusion.tuning.space``); None: all knobs that matter.
+    - ``held_out``: the share of rows that are not used to choose, drawn by ``seed``.
+    - ``num_shown``: how many of the best trials are measured on the held-out rows.
     """
 
     metric: str = "exact_match"
@@ -37,9 +38,9 @@ class TuningPlan:
     num_shown: int = 5
 
     def prepare(self, task: Task, sources: Sequence[str], base: FusionConfig) -> Prepared:
-        """Settle what follows from the plan for these rows and names of sources.
+        """Metrics, split and proposals for the rows of ``task`` and the names of ``sources``.
 
-        Raises ``UsageError`` for all that can be refused without a model.
+        Raises ``UsageError`` for everything that can be checked without a model.
         """
         if self.num_shown < 1:
             raise UsageError(
@@ -48,7 +49,7 @@ class TuningPlan:
         for name in sources:
             if name == UNTUNED or name.startswith(("trial ", "fusion(")):
                 raise UsageError(
-                    f'A source is named "{name}", which is the name of a setting here. Name it otherwise.'
+                    f'A source is named "{name}", which is the name of a setting here. Use another name.'
                 )
         metrics = row_metrics(task, self.metric)
         split = split_rows(task, self.held_out, self.seed)
@@ -67,9 +68,9 @@ class TuningPlan:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Metrics by row id, the two parts of the rows, and the settings that will be tried.
+    """Metrics by row id, the two parts of the rows, and the proposed settings.
 
-    With ``of_references`` nothing is decoded: the metric is about the references.
+    With ``of_references`` the metric is about the references, and nothing is decoded.
     """
 
     metrics: dict[str | int, Metric]

@@ -1,4 +1,4 @@
-"""Which settings are tried, in which order: the shared searches over a space of settings."""
+"""Proposals: the searches of ``coolfusion.search`` over a space of settings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from coolfusion.tuning.space import WEIGHTS, Space, lattice
 
 SEARCHES: Final = ("random", "grid", "swarm")
 DEFAULT_TRIALS: Final = 20
-GRID_WEIGHTS: Final = 10  # points of weights on a grid
-RANDOM_WEIGHTS: Final = 1000  # among which random search draws
+GRID_WEIGHTS: Final = 10  # most points of weights in a grid search
+RANDOM_WEIGHTS: Final = 1000  # most points of weights that a random search draws from
 MAX_PARTICLES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Proposals:
-    """A search, what its points mean, and the most settings that it will propose."""
+    """A search, the settings of its points, and the largest number of settings it proposes."""
 
     search: Enumeration | ParticleSwarm
     setting_at: Callable[[Point], FusionConfig]
@@ -38,10 +38,10 @@ class Proposals:
 
 
 def propose(space: Space, kind: str, num_trials: int | None, seed: int) -> Proposals:
-    """The search called ``kind``: ``num_trials`` at most (None: 20, and on a grid all of it).
+    """The search called ``kind``, with at most ``num_trials`` (None: 20, or the whole grid).
 
-    Raises ``UsageError`` for a search that does not exist, a space that it cannot walk, and
-    fewer trials than it needs.
+    Raises ``UsageError`` for an unknown search, a space that does not fit it, and fewer trials
+    than it needs.
     """
     if kind not in SEARCHES:
         raise UsageError(f'There is no search "{kind}". Choose one of {", ".join(SEARCHES)}.')

@@ -1,15 +1,16 @@
-"""How likely a fusion finds a reference, without decoding anything.
+"""The log-likelihood of a reference under a fusion, without decoding anything.
 
-Each source scores each segment of the reference, once. With ``L[s, k]`` (nats) of segment
-``s`` under source ``k`` after its own prompt and the segments before, and weights ``w[k]``:
+Each source scores each segment of the reference once. ``L[s, k]`` (nats) is the log-likelihood of
+segment ``s`` under source ``k``, after its own prompt and the segments before. With weights
+``w[k]``:
 
     log p(reference) = sum_s log sum_k w[k] exp(L[s, k])
 
-the sources' mixture over segments, whose cost the reranker ``mixture`` computes. It is concave
-in the weights and has its best value between the sources where they know different things.
-(The weighted mean of whole log-likelihoods is linear in them: its best value is always one
-source alone, whatever the others know, so there would be nothing to tune.) A source alone is
-the mixture of one.
+This is the sources' mixture over segments, whose cost the reranker ``mixture`` computes. It is
+concave in the weights. Its maximum lies between the sources if they are good at different
+segments. The weighted mean of whole log-likelihoods would not do: it is linear in the weights, so
+its maximum is always one source alone. A source alone is the mixture of one. To tune by this
+likelihood is our own.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ from coolfusion.tuning.objectives import (
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Judges how likely contenders find the references: bits per UTF-8 byte, lower is better.
+    """Measures the references' log-likelihood in bits per UTF-8 byte; lower is better.
 
-    ``base`` is the recipe by whose boundary sources alone are scored. ``tried`` gathers what
-    was asked in this process, so that a row that fails is not asked again for every contender.
+    ``base`` is the recipe with the boundary for sources alone. ``tried`` collects the rows scored
+    in this process, so that a failed row is not repeated for every contender.
     """
 
     sources: tuple[Source, ...]
@@ -67,7 +68,7 @@ class References:
         return False
 
     def measure(self, contender: Contender, rows: Sequence[Row], progress: RowsDone) -> Measured:
-        """Let every source score what it has not scored yet, and combine the scores."""
+        """Let every source score the rows that it has not scored yet, and combine the scores."""
         alone = contender.config is None
         recipe = (
             self.base if contender.config is None else recipe_of(contender.config, self.sources)
@@ -137,7 +138,7 @@ class References:
         return requests
 
     def _segments(self, reference: str, boundary: Boundary) -> list[str]:
-        """The reference, cut where a fusion could have cut it."""
+        """The segments of a reference, cut at boundaries that every tokenizer ratifies."""
         tokenizers = [source.tokenizer for source in self.sources]
         edges = [0, *ratified_cuts(reference, boundary, tokenizers), len(reference)]
         return [reference[a:b] for a, b in itertools.pairwise(edges)]

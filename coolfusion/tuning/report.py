@@ -21,9 +21,11 @@ UNTUNED = "untuned"
 class SplitResult:
     """One contender on one split, over the rows that all shown contenders have a value for.
 
-    ``values``: (rows of the split,), None where there is none. ``interval``: 95 % bootstrap
-    interval of the ``mean``. ``p_value``: paired, two-sided, against the source that is best on
-    the tuning split; None for that itself. ``num_forwarded``: tokens computed for a row.
+    - ``values``: (rows of the split,); None for a row without a value.
+    - ``interval``: 95 % bootstrap interval of the ``mean``.
+    - ``p_value``: paired and two-sided, against the source that is best on the tuning split; None
+      for that source.
+    - ``num_forwarded``: mean number of tokens computed for a row.
     """
 
     values: tuple[float | None, ...]
@@ -37,8 +39,8 @@ class SplitResult:
 class Entry:
     """A contender of the report: a source alone (no ``config``), the untuned fusion, or a trial.
 
-    ``trial`` is its number from 1, None for what was not searched for. ``held_out`` is None
-    where no rows were held out.
+    ``trial`` is the number of a trial from 1, else None. ``held_out`` is None if no rows were held
+    out.
     """
 
     name: str
@@ -52,7 +54,7 @@ class Entry:
 class TuningTrial:
     """A setting that was tried: its number from 1, and its mean value and tokens per tuning row.
 
-    ``score`` is None where a row has no value, which rules the setting out.
+    ``score`` is None if a row has no value; such a setting cannot be chosen.
     """
 
     number: int
@@ -63,11 +65,13 @@ class TuningTrial:
 
 @dataclass(frozen=True, slots=True)
 class TuningReport:
-    """The search and its outcome. ``entries``: sources, the untuned fusion, the best trials.
+    """The search and its result.
 
-    ``chosen`` is the name of the entry that is best on the tuning split among the untuned
-    fusion and all trials. ``tuning_rows`` and ``held_out_rows`` are ids; ``num_used`` says how
-    many of each have a value for every entry, ``failures`` why others have none.
+    - ``entries``: the sources, the untuned fusion, and the best trials.
+    - ``chosen``: the name of the best of the untuned fusion and all trials on the tuning split.
+    - ``tuning_rows``, ``held_out_rows``: ids.
+    - ``num_used``: how many of each have a value for every entry.
+    - ``failures``: why the others have none.
     """
 
     task: str
@@ -95,14 +99,14 @@ class TuningReport:
 
     @property
     def best(self) -> FusionConfig:
-        """The setting that was chosen."""
+        """The chosen setting."""
         return self.entry(self.chosen).config or FusionConfig()
 
 
 def split_results(
     rows: Sequence[Row], measured: Mapping[str, Measured], rival: str, seed: int
 ) -> tuple[dict[str, SplitResult], int]:
-    """Results by contender, and how many rows all of them have a value for."""
+    """Results by contender, and the number of rows that all of them have a value for."""
     table = np.array([each.values for each in measured.values()])
     usable = np.isfinite(table.sum(axis=0)) if rows else np.zeros(0, dtype=np.bool_)
     against = measured[rival].values[usable]

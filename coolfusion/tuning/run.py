@@ -1,4 +1,4 @@
-"""A run of tuning: settings are measured on the tuning rows and ranked; the best meet new rows."""
+"""A run of tuning: settings are ranked on the tuning rows, and the best tested on held-out rows."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from coolfusion.tuning.splits import Split
 
 @dataclass(frozen=True, slots=True)
 class TuningProgress:
-    """How far tuning has come: ``what`` is under way, and ``done`` of ``num_rows`` of its rows.
+    """The progress of tuning: ``what`` runs, with ``done`` of ``num_rows`` rows.
 
-    ``trial`` counts those begun, of at most ``num_trials``; ``best_score`` (None: none yet) and
-    ``best`` say which setting leads on the tuning rows.
+    ``trial`` counts the trials begun, of at most ``num_trials``. ``best`` is the setting that leads
+    on the tuning rows, ``best_score`` its score (None: none yet).
     """
 
     what: str
@@ -50,10 +50,10 @@ class TuningProgress:
 
 @dataclass(slots=True)
 class TuningRun:
-    """One call of ``tune``: what has been measured so far, and what leads.
+    """One call of ``tune``: the measurements so far, and the leading trial.
 
-    ``search`` comes first, then ``report``. ``sources`` are names; ``measured`` is by system
-    and over the tuning rows, of which ``usable`` (rows,) says which count.
+    ``search`` comes first, then ``report``. ``sources`` are names. ``measured`` has the values on
+    the tuning rows by system. ``usable`` (rows,) marks the rows that count.
     """
 
     objective: Objective
@@ -68,13 +68,13 @@ class TuningRun:
     leader: TuningTrial | None = None
 
     def search(self) -> None:
-        """Measure what is to be beaten, then every proposed setting, on the tuning rows."""
+        """Measure the baselines, then every proposed setting, on the tuning rows."""
         self._baselines()
-        # A value as the search wants it: higher is better, minus infinity for what is ruled out.
+        # The search needs utilities: higher is better, minus infinity for a setting without score.
         run(self.proposals.search, lambda points: [self._utility(point) for point in points])
 
     def report(self, task: str, metric: str, plan: TuningPlan) -> TuningReport:
-        """Measure the best on the held-out rows too, and put everything side by side."""
+        """Measure the best trials and the baselines on the held-out rows too, and compare them."""
         ranked = self._ranked()
         top = [trial for trial in ranked if trial.number][: plan.num_shown]
         chosen = ranked[0]
@@ -122,7 +122,7 @@ class TuningRun:
         )
 
     def _baselines(self) -> None:
-        """Each source alone and the untuned fusion, which is trial 0 and may win."""
+        """Measure each source alone and the untuned fusion, which is trial 0 and can be chosen."""
         for contender in [*self._alone(), Contender(UNTUNED, self.base)]:
             self._measure(contender)
         table = np.array([each.values for each in self.measured.values()])
@@ -166,7 +166,7 @@ class TuningRun:
         return max(self.sources, key=lambda name: sign * self.measured[name].over(self.usable)[0])
 
     def _ranked(self) -> list[TuningTrial]:
-        """Distinct settings that have a score, the best first; the untuned one always has one."""
+        """Distinct settings with a score, the best first. The untuned one always has a score."""
         sign = -1 if self.objective.higher_is_better else 1
         distinct = {label(trial.config): trial for trial in reversed(self.trials)}
         scored = [(trial.score, trial) for trial in distinct.values() if trial.score is not None]

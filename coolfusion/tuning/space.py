@@ -1,12 +1,12 @@
-"""What is tuned: the knobs of a fusion, and the values each may take.
+"""The space of tuning: the knobs of a fusion and their values.
 
-    weights    of the sources: positive, summing to 1
+    weights    of the sources: positive, with a sum of 1
     reranker   by name
     boundary   how finely texts are cut: words, phrases(n), lines, sentences, whole_response
     gate       by its number, or none
 
-A setting is a ``FusionConfig``. Knobs that are not varied stay as the base has them, and so
-does everything else that it says.
+A setting is a ``FusionConfig``. Knobs that are not varied, and all other options, keep the values
+of the base.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from coolfusion.types import Floats
 
 WEIGHTS: Final = "weights"
 NONE: Final = "none"
-MIN_WEIGHT: Final = 0.01  # of a source before normalising: none is ever switched off
-DIGITS: Final = 4  # of a weight; settings that agree in these are one setting
+MIN_WEIGHT: Final = 0.01  # of a source before normalisation, so that no source is switched off
+DIGITS: Final = 4  # of a weight; settings with equal digits are one setting
 DEFAULT_CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
     each.name: tuple(NONE if value is None else value for value in each.tried)
     for each in OPTIONS
@@ -39,8 +39,8 @@ KNOBS: Final = (WEIGHTS, *DEFAULT_CHOICES)
 class Space:
     """The settings that a search may choose from.
 
-    ``base``: what everything starts from. ``choices``: values by knob, None for the preset's
-    own. ``varies_weights``: whether the weights of ``sources`` are tuned too.
+    ``base`` is the setting that all others change. ``choices`` has values by knob; None is the
+    preset's own. ``varies_weights``: whether the weights of ``sources`` are tuned too.
     """
 
     sources: tuple[str, ...]
@@ -49,14 +49,14 @@ class Space:
     varies_weights: bool
 
     def setting(self, chosen: Mapping[str, Any], weights: Sequence[float] | None) -> FusionConfig:
-        """The base with these values of knobs and ``weights`` (sources,), in any unit."""
+        """The base with these values of knobs and ``weights`` (sources,), whatever their sum."""
         values: dict[str, Any] = dict(chosen)
         if weights is not None:
             values[WEIGHTS] = self._normalized(weights)
         return replace(self.base, **values)
 
     def _normalized(self, weights: Sequence[float]) -> dict[str, float]:
-        """Weights by name that sum to 1; nothing where they are equal, which is the default."""
+        """Weights by name that sum to 1; empty for equal weights, which are the default."""
         if len(set(weights)) == 1:
             return {}
         total = sum(weights)
@@ -66,7 +66,7 @@ class Space:
         }
 
     def weights_at(self, position: Sequence[float] | Floats) -> tuple[float, ...]:
-        """Weights from any position (sources,): coordinates below ``MIN_WEIGHT`` are raised to it."""
+        """Weights at a position (sources,); coordinates below ``MIN_WEIGHT`` are raised to it."""
         return tuple(max(MIN_WEIGHT, float(x)) for x in position)
 
 
@@ -78,15 +78,14 @@ def make_space(
     of_references: bool = False,
     only_weights: bool = False,
 ) -> Space:
-    """The space that ``vary`` describes: values by knob, none for the usual ones.
+    """The space of ``vary``: values by knob; an empty list stands for the default values.
 
-    Without ``vary``, all knobs that matter are varied. With ``of_references`` (nothing is
-    decoded) those are weights and boundary, with ``only_weights`` the weights. Raises
-    ``UsageError`` naming the knob for one that does not exist or cannot matter, and for values
-    that no fusion file may have.
+    Without ``vary``, all knobs that matter are varied. With ``of_references`` (nothing is decoded)
+    these are weights and boundary, with ``only_weights`` the weights. Raises ``UsageError`` for a
+    knob that does not exist or does not matter, and for values that no fusion file may have.
     """
     if len(sources) < 2:
-        raise UsageError("There is one source, and tuning is about how several go together.")
+        raise UsageError("There is one source, and tuning is about several. Give at least 2.")
     if vary is None:
         vary = dict.fromkeys(_usual(base, of_references, only_weights), ())
     for knob in vary:
@@ -108,7 +107,7 @@ def make_space(
 
 
 def label(config: FusionConfig) -> str:
-    """The knobs of a setting in one line; the same for the same setting only."""
+    """The knobs of a setting in one line; different settings have different labels."""
     said = config.said()
     parts = [f"{knob}={said[knob]}" for knob in (*DEFAULT_CHOICES, "lead") if knob in said]
     if config.weights:
@@ -118,10 +117,10 @@ def label(config: FusionConfig) -> str:
 
 
 def lattice(num_sources: int, max_points: int) -> tuple[tuple[int, ...], ...]:
-    """Weights (points, sources) as whole parts of a whole, no part 0, evenly spread.
+    """Evenly spread weights (points, sources) as positive integers with the same sum.
 
-    The whole has at most ``max_points`` parts and as many as give at most so many points, but
-    one for each source at least.
+    The sum is the largest that gives at most ``max_points`` points and is itself at most
+    ``max_points``. It is at least the number of sources.
     """
     parts = num_sources
     while parts < max_points and math.comb(parts, num_sources - 1) <= max_points:
@@ -130,7 +129,7 @@ def lattice(num_sources: int, max_points: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _compositions(total: int, count: int) -> Iterator[tuple[int, ...]]:
-    """All ways to cut ``total`` into ``count`` positive whole parts, in order."""
+    """All ways to write ``total`` as an ordered sum of ``count`` positive integers."""
     for cuts in itertools.combinations(range(1, total), count - 1):
         edges = (0, *cuts, total)
         yield tuple(b - a for a, b in itertools.pairwise(edges))
@@ -158,13 +157,13 @@ def _check_matters(knob: str, base: FusionConfig, of_references: bool, only_weig
         )
     if only_weights and knob != WEIGHTS:
         raise UsageError(
-            f"A swarm moves through weights; {knob} has no in-between. Search for {knob} by grid or "
-            "random, then for weights by swarm with --config and the file that came of it."
+            f"A swarm moves through weights, and {knob} has no values in between. Search for {knob} by "
+            "grid or random, then for weights by swarm with --config and the resulting file."
         )
 
 
 def _check_weighs(space: Space, reranker: str | None) -> None:
-    """Raise ``UsageError`` for a reranker with weights of its own where weights are varied."""
+    """Raise ``UsageError`` if weights are varied and the reranker has weights of its own."""
     if space.varies_weights:
         make_recipe(
             space.base.preset or "default",
@@ -174,7 +173,7 @@ def _check_weighs(space: Space, reranker: str | None) -> None:
 
 
 def _read(value: Any) -> Any:
-    """A number where a text is one."""
+    """A text as a number, if it is one."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -182,7 +181,7 @@ def _read(value: Any) -> Any:
 
 
 def _value(base: FusionConfig, knob: str, value: Any) -> Any:
-    """A knob's value as a fusion file has it; None for what the preset does anyway."""
+    """A knob's value as in a fusion file; None for the preset's own value."""
     if isinstance(value, str) and value.strip().lower() == NONE:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Two halves of a task: rows to choose a setting by, and rows that it has never seen."""
+"""The split of a task: rows to choose a setting on, and held-out rows to test it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Split:
 
 
 def split_rows(task: Task, held_out: float = 0.5, seed: int = 0) -> Split:
-    """Hold a share of the rows out, at random by ``seed``.
+    """Hold out a random share of the rows.
 
-    ``held_out`` is at least 0 (none) and below 1; any above 0 leaves a row to both parts.
-    Raises ``UsageError`` for other shares, and for a task too short to be parted.
+    ``held_out`` is at least 0 (none) and below 1. Above 0 both parts have at least one row. Raises
+    ``UsageError`` for other shares, for a negative seed, and for a task too short to split.
     """
     if not 0 <= held_out < 1:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Tuning: the best setting of a fusion for a task, chosen on some of its rows, shown on others."""
+"""``tune``: the best setting of a fusion for a task, chosen on some rows and tested on others."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def tune(
 ) -> TuningReport:
     """Search for the setting of a fusion of ``sources`` that is best on a part of ``task``.
 
-    ``base`` is the untuned setting that all others start from; it takes part, and is chosen
-    where no trial is better. Equal means are decided by tokens computed, then by the earlier
-    trial. ``record`` keeps what was answered and is asked first, so that the same call goes on
-    where an earlier one was stopped. Raises ``UsageError`` for what cannot be done as asked, and
-    ``CoolfusionError`` where no row has a value; a row without one costs only that row.
+    ``base`` is the untuned setting that all others start from. It takes part, and is chosen if no
+    trial is better. Between equal means the one with fewer computed tokens wins, then the
+    earlier. ``record`` keeps outcomes, so the same call resumes an interrupted one. Raises
+    ``UsageError`` for a plan that does not fit the task, and ``CoolfusionError`` if no row has a
+    value. A row without a value does not affect the others.
     """
     plan, base = plan or TuningPlan(), base or FusionConfig()
     names = [source.name for source in sources]
