@@ -94,12 +94,7 @@ class CoolfusionLM(LM):
         where = None if options.get("device") == "cuda:0" else options.get("device")
         given = fusion_options({**options, "models": models, "device": where})
         if decoder is None:
-        """Load ``models``, or use an existing ``decoder``.
-
-        ``models`` are paths or ids separated by ``;`` (None: the built-in ones). ``options`` are
-        those of docs/options.md that the harness takes; lists and weights are separated by ``;``
-        as well. Raises ``UsageError`` for wrong options and models that cannot be loaded.
-        """
+            decoder = FusionModel.from_pretrained(**given).decoder
         self.decoder = decoder
         self.num_forwarded: Counter[str] = Counter()
         self.seconds = 0.0
