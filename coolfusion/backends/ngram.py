@@ -94,7 +94,7 @@ class NgramBackend:
             tuple(float(row[token]) for row, token in zip(rows, query.continuation, strict=False)),
             tuple(picks),
             tuple(float(row[token]) for row, token in zip(rows, picks, strict=True)),
-            tuple(_log_total(row, query.watch) for row in rows),
+            tuple(_log_watched(row, query.watch) for row in rows),
             num_forwarded=len(query.continuation) + 1,
             num_passes=1,
         )
@@ -141,7 +141,7 @@ class NgramBackend:
         return log_probability
 
 
-def _log_total(log_probs: Floats, ids: tuple[int, ...]) -> float:
+def _log_watched(log_probs: Floats, ids: tuple[int, ...]) -> float:
     if not ids:
         return float("-inf")
     return min(0.0, float(np.logaddexp.reduce(log_probs[list(ids)])))

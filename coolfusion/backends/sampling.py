@@ -41,8 +41,11 @@ GREEDY = Sampling()
 _OF_DRAWS = 1  # makes the noise of ``draw`` differ from that of ``pick``
 
 
-def log_total(log_values: Floats) -> float:
-    """Logarithm of the sum of the exponentials; -inf if all of them are 0."""
+def log_sum_exp(log_values: Floats) -> float:
+    """Logarithm of the sum of the exponentials; -inf if all of them are 0.
+
+    For rows as long as a vocabulary, where ``np.logaddexp.reduce`` adds one by one and is slow.
+    """
     peak = log_values.max(initial=-np.inf)
     if not np.isfinite(peak):
         return float(peak)
@@ -61,7 +64,7 @@ def filtered(log_probs: Floats, sampling: Sampling) -> Floats:
         certain[int(log_probs.argmax())] = 0.0
         return certain
     kept = _kept(log_probs, sampling)
-    normalized: Floats = kept - log_total(kept)
+    normalized: Floats = kept - log_sum_exp(kept)
     return normalized
 
 
@@ -90,14 +93,14 @@ def draw(weights: Floats, seed: int, position: int) -> int:
 def _kept(log_probs: Floats, sampling: Sampling) -> Floats:
     """Tempered log-probabilities (outcomes,); -inf for outcomes that the filters drop."""
     tempered: Floats = log_probs / sampling.temperature
-    tempered = tempered - log_total(tempered)
+    tempered = tempered - log_sum_exp(tempered)
     if sampling.top_k <= 0 and sampling.top_p >= 1.0:
         return tempered
     ranked = _ranked(tempered, sampling)
     if sampling.top_k > 0:
         ranked = ranked[: sampling.top_k]
     if sampling.top_p < 1.0:
-        total = log_total(tempered[ranked]) if sampling.top_k > 0 else 0.0
+        total = log_sum_exp(tempered[ranked]) if sampling.top_k > 0 else 0.0
         mass = np.cumsum(np.exp(tempered[ranked] - total))
         ranked = ranked[: int(np.searchsorted(mass, sampling.top_p)) + 1]
     kept = np.full(len(tempered), -np.inf)

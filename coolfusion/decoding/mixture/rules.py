@@ -22,7 +22,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coolfusion.backends.sampling import log_total
+from coolfusion.backends.sampling import log_sum_exp
 from coolfusion.decoding.notation import number_of, parse
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.types import Floats
@@ -112,7 +112,7 @@ class TopKUnion:
         rows = log_probs[heard]
         union = np.flatnonzero(np.logical_or.reduce([likeliest(row, self.size) for row in rows]))
         within = rows[:, union]
-        totals = np.array([log_total(row) for row in within])
+        totals = np.array([log_sum_exp(row) for row in within])
         some = np.isfinite(totals)  # a source that excludes everything has nothing to add
         combined = np.full(log_probs.shape[1], -np.inf)
         if some.any():
@@ -135,7 +135,7 @@ def mixed(rule: MixingRule, log_probs: Floats, weights: Floats) -> Floats:
     all of them, for the arithmetic rules).
     """
     pooled = rule.pool(log_probs, weights)
-    total = log_total(pooled)
+    total = log_sum_exp(pooled)
     if not np.isfinite(total):
         raise SourceError(
             f"The {rule.name} mixture of {len(weights)} sources has no outcome left: each is "

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias, final
 import numpy as np
 
 from coolfusion.backends.base import Distributions
-from coolfusion.backends.sampling import log_total, pick
+from coolfusion.backends.sampling import log_sum_exp, pick
 from coolfusion.backends.source import Source
 from coolfusion.decoding.mixture.route import Continuation, next_distributions, spent
 from coolfusion.decoding.mixture.rules import (
@@ -64,7 +64,7 @@ class StringVocabulary:
         """(size,) nats: a distribution over ids as one over tokens that are strings."""
         row = self._vocabulary.outcomes(log_probs, b"")
         row[self._others] = -np.inf
-        total = log_total(row)
+        total = log_sum_exp(row)
         if not np.isfinite(total):
             raise SourceError("The model gives all probability to parts of characters.")
         return row - total
@@ -149,7 +149,7 @@ class UnionRoute:
                 for k, row in rows.items()
             ]
         )
-        return table - np.array([[log_total(row)] for row in table]), union
+        return table - np.array([[log_sum_exp(row)] for row in table]), union
 
 
 def _is_whole(piece: bytes) -> bool:

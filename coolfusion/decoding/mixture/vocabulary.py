@@ -8,7 +8,7 @@ from typing import Final, final
 
 import numpy as np
 
-from coolfusion.backends.sampling import log_total
+from coolfusion.backends.sampling import log_sum_exp
 from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
 from coolfusion.tokenization.base import Tokenizer
@@ -53,13 +53,13 @@ class Vocabulary:
         lost = float(
             np.exp(log_probs[excluded]).sum() + np.exp(log_probs[len(self.pieces) :]).sum()
         )
-        ended = log_total(log_probs[self._ends])
+        ended = log_sum_exp(log_probs[self._ends])
         row = np.array(log_probs[: len(self.pieces)], dtype=np.float64)
         row[excluded] = -np.inf
         if self.end is not None:
             row[self._ends] = -np.inf
             row[self.end] = ended
-        total = float(np.log1p(-lost)) if lost < 0.5 else log_total(row)
+        total = float(np.log1p(-lost)) if lost < 0.5 else log_sum_exp(row)
         if not np.isfinite(total):
             raise SourceError(
                 "The model gives all probability to tokens that cannot come next: control tokens, "

@@ -109,8 +109,7 @@ def bits_per_byte(table: ScoreTable) -> Floats:
 def mixture(table: ScoreTable) -> Floats:
     """Negative log of the weighted sum of probabilities: a mixture of distributions over segments."""
     weighted = table.log_likelihoods + np.log(table.weights)
-    peak = weighted.max(axis=1, keepdims=True)
-    log_sum: Floats = peak[:, 0] + np.log(np.exp(weighted - peak).sum(axis=1))
+    log_sum: Floats = np.logaddexp.reduce(weighted, axis=1)
     return -log_sum
 
 

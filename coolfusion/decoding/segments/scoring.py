@@ -25,7 +25,7 @@ from typing import Final, TypeAlias, final
 import numpy as np
 
 from coolfusion.backends.base import Distributions, Scores
-from coolfusion.backends.sampling import log_total
+from coolfusion.backends.sampling import log_sum_exp
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.scheduler import ModelRequest, Task, ask, ask_distributions, gather, run
@@ -192,4 +192,4 @@ class ByteScorer:
         if not segment.ends and is_unspaced(segment.text[-1]):
             return self._covering.log_total(cover)
         after = [END] if segment.ends else AFTER_A_SEGMENT
-        return log_total(self._covering.log_next(cover)[after])
+        return log_sum_exp(self._covering.log_next(cover)[after])
