@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import transformers
 
+from coolfusion.evaluation.tables import markdown_table
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -43,9 +45,8 @@ def environment() -> dict[str, Any]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    """A Markdown table of anything that can be written."""
+    return "\n".join(markdown_table(header, [[str(cell) for cell in row] for row in rows]))
 
 
 def finish(name: str, record: Mapping[str, Any], tables: str) -> None:

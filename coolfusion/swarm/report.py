@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from coolfusion.errors import CoolfusionError
+from coolfusion.evaluation.tables import markdown_table
 from coolfusion.swarm.plot import plot
 from coolfusion.swarm.result import Result, SwarmTrial
 
@@ -52,7 +53,7 @@ def as_markdown(result: Result) -> str:
         "",
         "## The experts and their shares",
         "",
-        *_table(
+        *markdown_table(
             ("expert", "share in the best", "utility alone", *_several(result.measures)),
             (
                 (name, f"{share:+.4f}", _number(alone.utility), *_parts(alone.parts, result))
@@ -103,7 +104,7 @@ def _search(result: Result, winner: SwarmTrial) -> list[str]:
 
 
 def _trials(result: Result) -> list[str]:
-    return _table(
+    return markdown_table(
         ("trial", "inertia", "cognitive", "social", "repel", "step length", "iterations", "best"),
         (
             (
@@ -128,15 +129,10 @@ def _iterations(trial: SwarmTrial) -> list[str]:
         values = (each.best, max(each.utilities), mean, min(each.utilities))
         return (str(number), *map(_number, values), str(each.num_restarted))
 
-    return _table(
+    return markdown_table(
         ("iteration", "best so far", "highest", "mean", "lowest", "restarted"),
         map(row, range(len(trial.iterations))),
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _several(names: Sequence[str]) -> Sequence[str]:

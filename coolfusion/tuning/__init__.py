@@ -11,8 +11,16 @@ from coolfusion.tuning.objectives import Answers, Contender, Measured, Objective
 from coolfusion.tuning.plan import TuningPlan
 from coolfusion.tuning.proposals import SEARCHES, Proposals, propose
 from coolfusion.tuning.references import References
-from coolfusion.tuning.rendering import as_dict, as_markdown, as_text, verdicts
-from coolfusion.tuning.report import Entry, SplitResult, TuningReport, TuningTrial
+from coolfusion.tuning.report import (
+    Entry,
+    SplitResult,
+    TuningReport,
+    TuningTrial,
+    as_dict,
+    as_markdown,
+    as_text,
+    verdicts,
+)
 from coolfusion.tuning.run import TuningProgress
 from coolfusion.tuning.space import KNOBS, Space, label, make_space
 from coolfusion.tuning.splits import Split, split_rows

@@ -1,20 +1,44 @@
-"""What tuning found: the best trials on both splits, beside the untuned fusion and each source."""
+"""What tuning found: the best trials on both splits, beside the untuned fusion and each source.
+
+A report can be shown as text for a terminal, as Markdown, and as JSON-ready data.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from coolfusion.config.options import FusionConfig
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
+from coolfusion.evaluation.tables import (
+    interval_cell,
+    markdown_report,
+    note,
+    p_value_cell,
+    text_report,
+)
 from coolfusion.evaluation.tasks import Row
 from coolfusion.tuning.objectives import Measured
+from coolfusion.tuning.space import label
 
 UNTUNED = "untuned"
+HEADER = (
+    "system",
+    "tuning",
+    "95 % interval",
+    "held out",
+    "95 % interval",
+    "p",
+    "tokens",
+    "setting",
+)
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +148,119 @@ def split_results(
             num_forwarded,
         )
     return results, int(usable.sum())
+
+
+def as_text(report: TuningReport) -> str:
+    """Aligned columns, and what they mean below them."""
+    rows, words = _rows(report), (0, len(HEADER) - 1)
+    return text_report(_title(report), HEADER, rows, _notes(report), words=words)
+
+
+def as_markdown(report: TuningReport) -> str:
+    """The same as a Markdown table and a list."""
+    return markdown_report(_title(report), HEADER, _rows(report), _notes(report))
+
+
+def as_dict(report: TuningReport) -> dict[str, Any]:
+    """All of a report, every trial included; numbers that JSON lacks become null."""
+    plain: dict[str, Any] = _plain(
+        {f.name: getattr(report, f.name) for f in dataclasses.fields(report)}
+    )
+    return plain
+
+
+def verdicts(report: TuningReport) -> list[str]:
+    """What the chosen setting is worth on rows it was not chosen by, in sentences."""
+    chosen = report.entry(report.chosen)
+    if chosen.held_out is None:
+        return [
+            "No rows were held out, so nothing says what the chosen setting is worth elsewhere."
+        ]
+    if not report.num_used[1]:
+        return ["No held-out row has a value for every system, so they say nothing."]
+    said = []
+    for name in (report.best_source, UNTUNED):
+        rival = report.entry(name)
+        if name == report.chosen or rival.held_out is None:
+            continue
+        p_value = _paired(chosen.held_out, rival.held_out, report.seed)
+        gain = chosen.held_out.mean - rival.held_out.mean
+        better = gain > 0 if report.higher_is_better else gain < 0
+        word = "as good as" if gain == 0 else "better than" if better else "worse than"
+        doubt = ", which may be chance" if gain != 0 and p_value >= SIGNIFICANT else ""
+        what = "the untuned fusion" if name == UNTUNED else f"{name} alone"
+        said.append(
+            f"On the held-out rows {chosen.name} is {word} {what}: {chosen.held_out.mean:.3f} "
+            f"and {rival.held_out.mean:.3f}, p {p_value_cell(p_value)}{doubt}."
+        )
+    return said
+
+
+def _title(report: TuningReport) -> str:
+    direction = "" if report.higher_is_better else ", lower is better"
+    return (
+        f"{report.task}: {report.metric}{direction}; {report.search} search, "
+        f"{len(report.trials)} trials, {len(report.tuning_rows)} tuning rows, "
+        f"{len(report.held_out_rows)} held out"
+    )
+
+
+def _rows(report: TuningReport) -> list[tuple[str, ...]]:
+    marks = {report.chosen: " (chosen)", report.best_source: " (best source)"}
+    return [_cells(entry, marks.get(entry.name, "")) for entry in report.entries]
+
+
+def _cells(entry: Entry, mark: str) -> tuple[str, ...]:
+    last = entry.held_out or entry.tuning
+    return (
+        entry.name + mark,
+        *_score(entry.tuning),
+        *(("", "") if entry.held_out is None else _score(entry.held_out)),
+        p_value_cell(last.p_value),
+        f"{entry.tuning.num_forwarded:.0f}",
+        "" if entry.config is None else label(entry.config),
+    )
+
+
+def _score(result: SplitResult) -> tuple[str, str]:
+    return f"{result.mean:.3f}", interval_cell(result.interval)
+
+
+def _notes(report: TuningReport) -> list[str]:
+    notes = [
+        f"p: against {report.best_source}, the best source on the tuning rows. tokens: computed for "
+        "one tuning row.",
+        f"The tuning column is the best of {len(report.trials) + 1} settings and flatters them; the "
+        "held-out column does not.",
+        *verdicts(report),
+    ]
+    for used, rows, what in zip(
+        report.num_used,
+        (report.tuning_rows, report.held_out_rows),
+        ("tuning", "held-out"),
+        strict=True,
+    ):
+        if used < len(rows):
+            notes.append(f"{used} of {len(rows)} {what} rows have a value for every system here.")
+    return notes + note("No value", report.failures)
+
+
+def _paired(one: SplitResult, other: SplitResult, seed: int) -> float:
+    pairs = [
+        (a, b)
+        for a, b in zip(one.values, other.values, strict=True)
+        if a is not None and b is not None
+    ]
+    return paired_p_value([a for a, _ in pairs], [b for _, b in pairs], seed=seed)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, FusionConfig):
+        return value.said()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
