@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import IO, Any, final
 
@@ -44,7 +44,7 @@ class TraceWriter:
         )
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(_plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(json.dumps(json_ready(record), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
 
@@ -68,8 +68,8 @@ def read_trace(path: str | PathLike[str]) -> list[Generation]:
 
 
 def step_to_dict(step: Step) -> dict[str, Any]:
-    """A step as JSON-ready data; numbers that JSON lacks become null."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(step))
+    """A step as JSON-ready data: infinities as text, NaN as null."""
+    plain: dict[str, Any] = json_ready(dataclasses.asdict(step))
     return plain
 
 
@@ -86,6 +86,20 @@ def step_from_dict(record: dict[str, Any]) -> Step:
             "usage": tuple(Usage(**entry) for entry in record["usage"]),
         }
     )
+
+
+def json_ready(value: Any) -> Any:
+    """``value`` as strict JSON can hold it: infinities as text, NaN as null, tuples as lists.
+
+    ``float`` reads the texts back. Mappings and sequences are gone through; all else stays.
+    """
+    if isinstance(value, Mapping):
+        return {key: json_ready(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
 def _candidate(record: dict[str, Any]) -> Candidate:
@@ -106,17 +120,6 @@ def _numbers(values: list[Any] | None) -> tuple[float, ...] | None:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with infinities as strings and NaN as null, which strict JSON can hold."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def _generations(lines: Iterable[bytes], path: str) -> Iterator[Generation]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coolfusion.errors import UsageError
-from coolfusion.trace import read_trace, step_from_dict, step_to_dict, write_trace
+from coolfusion.trace import json_ready, read_trace, step_from_dict, step_to_dict, write_trace
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 from tests.strategies import texts
 
@@ -100,3 +103,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_every_field_of_a_step_is_written() -> None:
     step = Step(0, "a", "a", (), (), None, False, None, (), (), (), 0.0)
     assert set(step_to_dict(step)) == {field.name for field in dataclasses.fields(Step)}
+
+
+def test_what_strict_json_lacks() -> None:
+    data = {"a": (1, math.inf, -math.inf, math.nan), "b": MappingProxyType({"c": [True, None]})}
+    ready: dict[str, Any] = {"a": [1, "inf", "-inf", None], "b": {"c": [True, None]}}
+    assert json_ready(data) == ready
+    assert json.loads(json.dumps(json_ready(data), allow_nan=False)) == ready
+    assert [float(text) for text in ready["a"][1:3]] == [math.inf, -math.inf]

@@ -26,6 +26,7 @@ from coolfusion.evaluation.tables import (
     text_report,
 )
 from coolfusion.evaluation.tasks import Row, Task
+from coolfusion.trace import json_ready
 from coolfusion.types import Floats
 
 HEADER = ("system", "score", "95 % interval", "p", "fixed", "broken", "tokens", "seconds")
@@ -215,9 +216,9 @@ def as_markdown(report: Report) -> str:
 
 
 def as_dict(report: Report) -> dict[str, Any]:
-    """All of a report; numbers that JSON lacks become null."""
-    plain: dict[str, Any] = _plain(dataclasses.asdict(report))
-    return plain
+    """All of a report; infinities become text and NaN becomes null."""
+    data: dict[str, Any] = json_ready(dataclasses.asdict(report))
+    return data
 
 
 def _title(report: Report) -> str:
@@ -264,11 +265,3 @@ def _notes(report: Report) -> list[str]:
         notes += note(f"{fused.name} fixed", [repr(row) for row in fused.fixed], ", ")
         notes += note(f"{fused.name} broke", [repr(row) for row in fused.broken], ", ")
     return notes + note("No value", report.failures)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

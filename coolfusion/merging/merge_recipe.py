@@ -11,6 +11,7 @@ from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import FLOATS
 from coolfusion.merging.methods import METHODS, Method, Parameter
 from coolfusion.merging.schedules import Schedule, numbers_in
+from coolfusion.trace import json_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +112,10 @@ def _node_dict(node: Node) -> Any:
         "method": node.how.name,
         **({} if node.base is None else {"base": _node_dict(node.base)}),
         "models": [_node_dict(model) for model in node.models],
-        **({"weights": [_plain(weight) for weight in weights]} if weights else {}),
-        **{name: _plain(node.parameters.get(name, value)) for name, value in defaults.items()},
+        **({"weights": json_ready(weights)} if weights else {}),
+        **{name: json_ready(node.parameters.get(name, value)) for name, value in defaults.items()},
         "seed": node.seed,
     }
-
-
-def _plain(schedule: Schedule) -> Any:
-    if isinstance(schedule, Mapping):
-        return {glob: _plain(knots) for glob, knots in schedule.items()}
-    return list(schedule) if isinstance(schedule, (list, tuple)) else schedule
 
 
 def _check_models(how: Method, merge: Merge) -> None:

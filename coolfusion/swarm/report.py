@@ -13,6 +13,7 @@ from coolfusion.errors import CoolfusionError
 from coolfusion.evaluation.tables import markdown_table
 from coolfusion.swarm.plot import plot
 from coolfusion.swarm.result import Result, SwarmTrial
+from coolfusion.trace import json_ready
 
 ENDINGS = {"patience": "the best was not improved", "iterations": "all iterations were made"}
 
@@ -81,8 +82,8 @@ def as_markdown(result: Result) -> str:
 
 
 def as_dict(result: Result) -> dict[str, Any]:
-    """All of it as JSON-ready data; minus infinity becomes null."""
-    data: dict[str, Any] = _plain(asdict(result))
+    """All of it as JSON-ready data; minus infinity becomes text."""
+    data: dict[str, Any] = json_ready(asdict(result))
     return {**data, "checkpoint": result.checkpoint.name}
 
 
@@ -151,13 +152,3 @@ def _number(value: float) -> str:
 
 def _works(value: float) -> bool:
     return value > -math.inf
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, Path):
-        return value.name
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,6 +24,7 @@ from coolfusion.evaluation.tables import (
     text_report,
 )
 from coolfusion.evaluation.tasks import Row
+from coolfusion.trace import json_ready
 from coolfusion.tuning.objectives import Measured
 from coolfusion.tuning.space import label
 
@@ -162,11 +163,16 @@ def as_markdown(report: TuningReport) -> str:
 
 
 def as_dict(report: TuningReport) -> dict[str, Any]:
-    """All of a report, every trial included; numbers that JSON lacks become null."""
-    plain: dict[str, Any] = _plain(
-        {f.name: getattr(report, f.name) for f in dataclasses.fields(report)}
-    )
-    return plain
+    """All of a report, every trial included; infinities become text and NaN becomes null.
+
+    Of a setting there is what it says, as in a fusion file.
+    """
+    data = dataclasses.asdict(report)
+    for name in ("entries", "trials"):
+        for each, shown in zip(getattr(report, name), data[name], strict=True):
+            shown["config"] = None if each.config is None else each.config.said()
+    ready: dict[str, Any] = json_ready(data)
+    return ready
 
 
 def verdicts(report: TuningReport) -> list[str]:
@@ -252,15 +258,3 @@ def _paired(one: SplitResult, other: SplitResult, seed: int) -> float:
         if a is not None and b is not None
     ]
     return paired_p_value([a for a, _ in pairs], [b for _, b in pairs], seed=seed)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, FusionConfig):
-        return value.said()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

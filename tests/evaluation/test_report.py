@@ -113,4 +113,4 @@ def test_as_data() -> None:
         "num_steps": 0,
         "num_contested": 0,
     }
-    assert [each["mean"] for each in data["results"]] == [0.5, 0.25, None, None]
+    assert [each["mean"] for each in data["results"]] == [0.5, 0.25, None, "inf"]

@@ -101,9 +101,9 @@ def test_as_data() -> None:
         "failure": None,
         "seconds": 2.5,
     }
-    assert data["alone"][0]["utility"] is None
+    assert data["alone"][0]["utility"] == "-inf"
     assert data["trials"][0]["iterations"][0] == {
-        "utilities": [None, 0.25],
+        "utilities": ["-inf", 0.25],
         "best": 0.25,
         "num_restarted": 0,
     }
