@@ -29,10 +29,11 @@ from safetensors import safe_open
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks._results import finish, table
+from benchmarks.minmax_threshold import minmax_threshold
 from coolfusion.builtin import builtin_paths
 from coolfusion.merging import METHODS, Merge, MergeRecipe, merge
 from coolfusion.merging.checkpoint import Checkpoint
-from coolfusion.merging.formulas import minmax_threshold, trimmed
+from coolfusion.merging.formulas import trimmed
 from coolfusion.merging.stored import open_stored
 
 PEAK = """

@@ -27,12 +27,13 @@ import transformers
 
 from benchmarks._results import finish, table
 from benchmarks._workshop import REQUEST, TOGETHER, System, Workshop, solved, task_of
+from benchmarks.minmax_threshold import MINMAX_THRESHOLD
 from benchmarks.stories import SKILLS
 from benchmarks.train_family import FAMILIES, Family
 from benchmarks.word_problems import Problem, generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.evaluation import bootstrap_interval, paired_p_value
-from coolfusion.merging import Adapter, Merge
+from coolfusion.merging import Adapter, Merge, Method
 from coolfusion.search import Limits
 from coolfusion.swarm import Experts, SwarmPlan
 
@@ -66,7 +67,9 @@ def grids(folder: Path, names: Iterable[str], best: str) -> dict[str, dict[str, 
     experts = tuple(of.values())
     products = (of["groups"], of["money"])  # two specialists that multiply
 
-    def on_base(method: str, models: tuple[str | Merge, ...], **parameters: float) -> Merge:
+    def on_base(
+        method: str | Method, models: tuple[str | Merge, ...], **parameters: float
+    ) -> Merge:
         return Merge(method, models, base, parameters=parameters)
 
     def two_levels(low: float, high: float) -> Merge:
@@ -100,7 +103,7 @@ def grids(folder: Path, names: Iterable[str], best: str) -> dict[str, dict[str, 
         },
         "MoD's rule": {
             f"{best} into the base, threshold {threshold}": on_base(
-                "minmax_threshold", (of[best],), threshold=threshold
+                MINMAX_THRESHOLD, (of[best],), threshold=threshold
             )
             for threshold in (0.9, 0.7, 0.5)
         },

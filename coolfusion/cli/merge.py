@@ -17,14 +17,12 @@ from coolfusion.errors import UsageError
 if TYPE_CHECKING:
     from coolfusion.merging import MergeProgress, MergeRecipe
 
-METHODS = "linear, slerp, task_arithmetic, ties, dare, dare_ties or minmax_threshold"
+METHODS = "linear, slerp, task_arithmetic, ties, dare or dare_ties"
 PARAMETERS = {
     "t": "slerp: how far along the arc from the first model to the second (default 0.5)",
     "density": "ties: the share of each task vector that is kept (default 0.2)",
     "drop": "dare, dare_ties: the probability of dropping an entry (default 0.5)",
     "scale": "task_arithmetic, ties, dare, dare_ties: factor of what is added (default 1)",
-    "threshold": "minmax_threshold: share of the base's range from which the model's entries "
-    "are taken (default 0.9)",
 }
 STEP = ("model", "on", "base", "weights", "seed", "dtype", *PARAMETERS)
 

@@ -8,7 +8,6 @@ With models x[1] ... x[n], a base b, task vectors d[i] = x[i] - b and weights w[
     ties               b + scale mean of the d[i] that agree in sign   (arXiv 2306.01708, section 4)
     dare               task_arithmetic of d[i] with random zeros       (arXiv 2311.03099, section 3)
     dare_ties          ties of d[i] with random zeros, nothing trimmed (the same)
-    minmax_threshold   b, or x[1] where b is near its maximum          (code of arXiv 2411.00406)
 
 Everything is computed tensor by tensor. Some papers measure or rank the whole model at once (the
 arc of slerp, the trimming of ties). As usual, that is done for each tensor here. All tensors are
@@ -132,18 +131,6 @@ def dare_ties(
 ) -> torch.Tensor:
     """As ``dare``, but with the mean of the entries that agree with the elected sign."""
     return base + scale * elected_mean(list(_sparse(base, tensors, drop, key)), weights)
-
-
-def minmax_threshold(base: torch.Tensor, expert: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The expert's entry where the base's own entry is near the base's maximum, else the base's.
-
-    This is what the released code of "Mixture of Distributions" computes for MLP tensors:
-    with n = (b - min b) / (max b - min b), the base's entry where n < threshold. It mixes no
-    distributions. Bell-shaped weights have next to no entries above 0.9 of their range, so
-    the result is the base almost everywhere.
-    """
-    low, high = base.min(), base.max()
-    return base.where(base - low < threshold * (high - low), expert)
 
 
 def _weighted_sum(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:

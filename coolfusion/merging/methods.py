@@ -13,7 +13,6 @@ from coolfusion.merging.formulas import (
     dare,
     dare_ties,
     linear,
-    minmax_threshold,
     slerp,
     task_arithmetic,
     ties,
@@ -58,14 +57,6 @@ class Method:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
-def _of_mlp(given: Inputs) -> torch.Tensor:
-    """The released rule leaves everything but MLP tensors as the base has it."""
-    if "mlp" not in given.name or given.base is None or given.base.numel() == 0:
-        return given.base
-    (expert,) = given.tensors
-    return minmax_threshold(given.base, expert, **given.parameters)
-
-
 def _with_base(rule: Callable[..., torch.Tensor]) -> Callable[[Inputs], torch.Tensor]:
     return lambda given: rule(given.base, given.tensors, given.weights, **given.parameters)
 
@@ -85,7 +76,6 @@ _NOT_NEGATIVE = Parameter(1.0, lambda value: 0 <= value < math.inf, "0 or above"
 _DROP = Parameter(0.5, lambda value: 0 <= value < 1, "from 0 to below 1")
 _DENSITY = Parameter(0.2, lambda value: 0 < value <= 1, "above 0 and at most 1")
 _T = Parameter(0.5, lambda value: 0 <= value <= 1, "from 0 to 1")
-_THRESHOLD = Parameter(0.9, lambda value: 0 <= value <= 1, "from 0 to 1")
 
 METHODS: Mapping[str, Method] = {
     method.name: method
@@ -129,13 +119,6 @@ METHODS: Mapping[str, Method] = {
             needs_base=True,
             weights=_NOT_NEGATIVE,
             parameters={"drop": _DROP, "scale": _ANY},
-        ),
-        Method(
-            "minmax_threshold",
-            _of_mlp,
-            needs_base=True,
-            num_models=1,
-            parameters={"threshold": _THRESHOLD},
         ),
     )
 }

@@ -42,10 +42,6 @@ CALLS: dict[str, tuple[str, Merge]] = {
         Merge("dare", ("a", "b"), "base", parameters={"drop": 0.75}, seed=4),
     ),
     "dare_ties": ("-m a -m b --base base", Merge("dare_ties", ("a", "b"), "base")),
-    "minmax_threshold": (
-        "-m a --base base --threshold 0.5",
-        Merge("minmax_threshold", ("a",), "base", parameters={"threshold": 0.5}),
-    ),
 }
 
 

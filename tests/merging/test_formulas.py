@@ -17,7 +17,6 @@ from coolfusion.merging.formulas import (
     dropped,
     elected_mean,
     linear,
-    minmax_threshold,
     slerp,
     task_arithmetic,
     ties,
@@ -190,15 +189,6 @@ def test_dropping_keeps_the_expectation(drop: float) -> None:
         assert not torch.equal(left, dropped(vector, drop, other))
 
 
-@given(VECTORS, VECTORS, SHARES)
-def test_the_threshold_rule_picks_one_of_the_two(
-    base: torch.Tensor, expert: torch.Tensor, threshold: float
-) -> None:
-    merged = minmax_threshold(base, expert, threshold)
-    assert bool(((merged == base) | (merged == expert)).all())
-    assert bool((merged[base == base.max()] == expert[base == base.max()]).all())
-
-
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("four")
@@ -216,8 +206,7 @@ def test_a_merge_of_merges_is_two_merges(
     merge(MergeRecipe(inside, dtype="float64"), tmp_path / "inside")
 
     def around(inside: Merge | str) -> Merge:
-        models = (inside,) if METHODS[outer].num_models == 1 else (inside, experts[2])
-        return Merge(outer, models, base if METHODS[outer].needs_base else None)
+        return Merge(outer, (inside, experts[2]), base if METHODS[outer].needs_base else None)
 
     merge(MergeRecipe(around(inside), dtype="float32"), tmp_path / "at-once")
     merge(MergeRecipe(around(str(tmp_path / "inside")), dtype="float32"), tmp_path / "in-two")

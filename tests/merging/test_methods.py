@@ -14,7 +14,6 @@ from coolfusion.merging.formulas import (
     dropped,
     elected_mean,
     linear,
-    minmax_threshold,
     slerp,
     task_arithmetic,
     ties,
@@ -117,26 +116,6 @@ def test_dare_ties_elects_among_what_is_left() -> None:
     ]
     assert dare_ties(base, models, [1, 1], drop=0.5, scale=1, key=key).tolist() == wanted
     assert len(set(wanted)) > 1
-
-
-def test_the_threshold_rule() -> None:
-    base, expert = vector(-1, 0, 0.9, 1), vector(10, 20, 30, 40)
-    # shares of the range: 0, 0.5, 0.95, 1
-    assert minmax_threshold(base, expert, 0.9).tolist() == [-1, 0, 30, 40]
-    assert minmax_threshold(base, expert, 0.5).tolist() == [-1, 20, 30, 40]
-    # A constant has no range; 0/0 is below no threshold in the released code either.
-    assert minmax_threshold(vector(2, 2), vector(3, 4), 0.9).tolist() == [3, 4]
-
-
-def test_the_threshold_rule_leaves_all_but_mlp_tensors_and_does_not_read_them() -> None:
-    rule = METHODS["minmax_threshold"].merge
-    base, expert = vector(0, 1), vector(5, 6)
-    inputs = Inputs("layers.0.mlp.up.weight", iter([expert]), (), {"threshold": 0.9}, 0, base)
-    assert rule(inputs).tolist() == [0, 6]
-    unread = iter([expert])
-    inputs = Inputs("layers.0.attn.weight", unread, (), {"threshold": 0.9}, 0, base)
-    assert rule(inputs).tolist() == [0, 1]
-    assert next(unread) is expert
 
 
 def test_inputs_are_left_as_they_were() -> None:

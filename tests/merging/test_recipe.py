@@ -153,7 +153,6 @@ def test_a_file_with_merges_of_merges(tmp_path: Path) -> None:
         ('method = "ties"\nbase = "b"\nmodels = ["a"]\nweights = [-1]', "a weight is -1"),
         ('method = "ties"\nbase = "b"\nmodels = ["a"]\ndensity = 0', "density is 0"),
         ('method = "dare"\nbase = "b"\nmodels = ["a"]\ndrop = 1', "drop is 1"),
-        ('method = "minmax_threshold"\nbase = "b"\nmodels = ["a", "c"]', "a base and 1 model"),
         ('method = "linear"\nmodels = ["a"]\n[merge.x]\nmethod = "linear"', "used by nothing"),
         (
             'method = "linear"\nmodels = ["x"]\n[merge.x]\nmethod = "linear"\nmodels = ["y"]\n'
