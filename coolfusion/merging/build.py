@@ -18,8 +18,13 @@ import torch
 from coolfusion import __version__
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
-from coolfusion.merging.folder import PROVENANCE, check_output, check_room, new_folder
-from coolfusion.merging.leftovers import remove_leftovers
+from coolfusion.merging.folder import (
+    PROVENANCE,
+    check_output,
+    check_room,
+    new_folder,
+    remove_leftovers,
+)
 from coolfusion.merging.merge_recipe import Merge, MergeRecipe, recipe_dict
 from coolfusion.merging.merged import open_recipe
 from coolfusion.merging.safetensors_file import write_file

@@ -10,26 +10,16 @@ from hashlib import blake2b
 from pathlib import Path
 
 from coolfusion.errors import CoolfusionError, UsageError
-from coolfusion.merging.folder import check_room
+from coolfusion.merging.folder import check_own, check_place, check_room
 
 LOG = "evaluations.jsonl"
 BEST = "best"
 
 
-def check_output(target: Path) -> None:
+def check_target(target: Path) -> None:
     """Raise ``UsageError`` if a search may not or cannot keep its results at ``target``."""
-    if not target.parent.is_dir():
-        raise UsageError(
-            f'Cannot write "{target}": there is no folder "{target.parent}". Make it first.'
-        )
-    if target.exists() and not target.is_dir():
-        raise UsageError(f'Cannot write "{target}": it is a file. Give a new folder.')
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise UsageError(f'Cannot write "{target}": permission is denied.')
-    if target.exists() and any(target.iterdir()) and not (target / LOG).exists():
-        raise UsageError(
-            f'"{target}" is not empty and no search wrote it (there is no {LOG} in it). Choose another folder.'
-        )
+    check_place(target, target if target.exists() else target.parent)
+    check_own(target, LOG, "search")
 
 
 def scratch_folder(target: Path, scratch: str | Path | None) -> Path:

@@ -21,8 +21,8 @@ from coolfusion.swarm.log import Evaluation, SwarmLog
 from coolfusion.swarm.output import (
     BEST,
     LOG,
-    check_output,
     check_space,
+    check_target,
     emptied,
     scratch_folder,
 )
@@ -64,7 +64,7 @@ def swarm(
         raise UsageError("There is no device to evaluate on. Name one, or leave the choice open.")
     plan.start(len(experts.models))
     target = Path(os.path.abspath(output))
-    check_output(target)
+    check_target(target)
     particles = scratch_folder(target, scratch)
     opened = experts.open()
     size = sum(info.num_bytes for info in opened.about.infos.values())

@@ -158,7 +158,7 @@ UTILITY = f"--utility {HERE}norm"
         (f"-m a -m b {UTILITY} --trials 1351", "1351 points of a grid of 1350"),
         (f"-m a -m b {UTILITY} --seed -1", "seed is -1"),
         (f"-m a -m b {UTILITY} --scratch none", 'no folder "none" for particles'),
-        (f"-m a -m b {UTILITY} --output a", "is not empty and no search wrote it"),
+        (f"-m a -m b {UTILITY} --output a", "was not written by an earlier search"),
         (f"-m a -m b {UTILITY} --output none/out", "no folder"),
     ],
 )

@@ -262,8 +262,8 @@ def unwritable(tmp_path: Path) -> dict[str, tuple[Path, str]]:
     (tmp_path / "link").symlink_to(tmp_path / "a")
     return {
         "no parent": (tmp_path / "none" / "out", "there is no folder"),
-        "a file": (tmp_path / "file", "it is a file or a link"),
-        "a link": (tmp_path / "link", "it is a file or a link"),
+        "a file": (tmp_path / "file", "it is a file"),
+        "a link": (tmp_path / "link", "it is a link"),
         "below a file": (tmp_path / "file" / "out", "there is no folder"),
         "a name too long": (tmp_path / ("x" * 254), "name too long"),
     }

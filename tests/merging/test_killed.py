@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import coolfusion
-from coolfusion.errors import LoadError, UsageError
-from coolfusion.merging import Merge, MergeProgress, leftovers, merge, stored
+from coolfusion.errors import CoolfusionError, LoadError, UsageError
+from coolfusion.merging import Merge, MergeProgress, merge, stored
 from coolfusion.merging import folder as folder_module
 from tests.checkpoints import tensors_of, write_llama
 
@@ -59,10 +60,10 @@ def progress(done):
 RENAMING = """
 rename = Path.rename
 def mortal(self, target):
-    if self.suffix == ".partial" and {before}:
+    if self.name == "new" and {before}:
         die()
     rename(self, target)
-    if self.suffix == ".partial":
+    if self.name == "new":
         die()
 Path.rename = mortal
 """
@@ -119,18 +120,18 @@ def test_a_merge_at_work_is_left_alone(tmp_path: Path, pair: tuple[Path, Path]) 
 def test_a_folder_taken_before_it_was_locked_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, failures = leftovers._locked, [BlockingIOError, FileNotFoundError]
+    lock, failures = folder_module._locked, [BlockingIOError, FileNotFoundError]
 
-    def unlucky(folder: Path) -> int:
+    def unlucky(folder: Path) -> AbstractContextManager[None]:
         if failures:
             folder.rmdir()
             raise failures.pop()
         return lock(folder)
 
-    monkeypatch.setattr(leftovers, "_locked", unlucky)
-    with leftovers.partial_folder(tmp_path / "out") as partial:
-        assert left_over(tmp_path) == [partial.name]
-    assert left_over(tmp_path) == []
+    monkeypatch.setattr(folder_module, "_locked", unlucky)
+    with folder_module.new_folder(tmp_path / "out") as new:
+        assert left_over(tmp_path) == [new.parent.name]
+    assert left_over(tmp_path) == ["out"]
     assert failures == []
 
 
@@ -140,7 +141,7 @@ def test_without_locks_nothing_is_removed(
     def unable(*_: Any) -> None:
         raise OSError("no locks")
 
-    monkeypatch.setattr(leftovers.fcntl, "flock", unable)
+    monkeypatch.setattr(folder_module.fcntl, "flock", unable)
     (tmp_path / ".out.12345678.partial").mkdir()
     output = merge(Merge("linear", pair[:1]), tmp_path / "out")
     merge(Merge("linear", pair), output, overwrite=True)
@@ -160,7 +161,65 @@ def test_leftovers_that_cannot_be_removed_are_no_obstacle(
             raise PermissionError("no")
         remove(folder, **options)
 
-    monkeypatch.setattr(leftovers.shutil, "rmtree", unable)
+    monkeypatch.setattr(folder_module.shutil, "rmtree", unable)
     merge(Merge("linear", pair), tmp_path / "out")
     assert left_over(tmp_path) == [stale.name, link.name, "out"]
     assert tensors_of(pair[0])
+
+
+@pytest.mark.parametrize("failure", [OSError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("name", ["out", "new"])
+def test_a_replacement_that_fails_leaves_the_earlier_merge(
+    tmp_path: Path,
+    pair: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    failure: BaseException,
+) -> None:
+    """Whichever of the two renames fails: what stood aside is brought back."""
+    output = merge(Merge("linear", pair[:1]), tmp_path / "out")
+    earlier = (output / "model.safetensors").read_bytes()
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == name:
+            raise failure
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises((CoolfusionError, KeyboardInterrupt)):
+            merge(Merge("linear", pair), output, overwrite=True)
+    assert left_over(tmp_path) == ["out"]
+    assert (output / "model.safetensors").read_bytes() == earlier
+
+
+def test_what_cannot_be_brought_back_is_kept_for_the_next_merge(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = merge(Merge("linear", pair[:1]), tmp_path / "out")
+    earlier = (output / "model.safetensors").read_bytes()
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name in ("new", "old"):
+            raise OSError("no")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(CoolfusionError):
+            merge(Merge("linear", pair), output, overwrite=True)
+    assert not output.exists()
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        merge(Merge("linear", pair), output)
+    assert (output / "model.safetensors").read_bytes() == earlier
+    assert left_over(tmp_path) == ["out"]
+
+
+def test_a_merge_is_as_open_to_others_as_any_new_folder(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    (tmp_path / "plain").mkdir()
+    output = merge(Merge("linear", pair), tmp_path / "out")
+    assert output.stat().st_mode == (tmp_path / "plain").stat().st_mode

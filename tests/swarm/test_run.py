@@ -324,8 +324,8 @@ def test_outputs_that_cannot_be_used(tmp_path: Path, experts: Experts) -> None:
     for output, message in (
         ("none/out", "no folder"),
         ("file", "is a file"),
-        ("full", "is not empty and no search wrote it"),
-        ("a", "is not empty and no search wrote it"),
+        ("full", "was not written by an earlier search"),
+        ("a", "was not written by an earlier search"),
     ):
         with pytest.raises(UsageError, match=message):
             swarm(experts, NEAR, tmp_path / output, plan=PLAN)
