@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
+from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
@@ -117,8 +118,7 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
     kept = {"outcomes": "likelihoods of the references" if scored else "answers"}
     with Record(_answers(arguments), {**_settings(arguments), **kept}) as record:
         fusion = options.load_fusion(arguments)
-        bar = options.Progress("rows", sys.stderr)
-        try:
+        with ProgressBar("rows", "row") as bar:
             return evaluate(
                 fusion.segments,
                 task,
@@ -130,8 +130,6 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
                 prompt_of=row_prompts(arguments, fusion),
                 progress=lambda system, done, total: bar.show(done, total, system),
             )
-        finally:
-            bar.clear()
 
 
 def _plan(arguments: argparse.Namespace, sampling: Sampling) -> EvaluationPlan:
@@ -188,8 +186,7 @@ def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
     with Record(answers, settings) as record:
         fusion = options.load_fusion(arguments)
         record.begin()
-        bar = options.Progress("systems", sys.stderr)
-        try:
+        with ProgressBar("systems", "system") as bar:
             return evaluate_harness_task(
                 fusion.decoder,
                 arguments.task.removeprefix(HARNESS),
@@ -202,8 +199,6 @@ def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
                 batch_size=arguments.batch_size,
                 progress=lambda system, done, total: bar.show(done, total, system),
             )
-        finally:
-            bar.clear()
 
 
 def _finish(arguments: argparse.Namespace, report: Report) -> int:

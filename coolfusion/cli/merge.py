@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.checkpoints import checkpoints_of
 from coolfusion.cli.command_parser import add_command
+from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 
@@ -76,16 +76,15 @@ def run(arguments: argparse.Namespace) -> int:
     from coolfusion.merging import merge
 
     recipe = _recipe(arguments)
-    bar = options.Progress("merging", sys.stderr)
     last: list[MergeProgress] = []
-
-    def show(progress: MergeProgress) -> None:
-        last[:] = [progress]
-        if not arguments.quiet:
-            bar.show(progress.num_tensors, progress.all_tensors, _amount(progress))
-
     begun = time.perf_counter()
-    try:
+    with ProgressBar("merging", "B") as bar:
+
+        def show(progress: MergeProgress) -> None:
+            last[:] = [progress]
+            if not arguments.quiet:
+                bar.show(progress.num_bytes, progress.all_bytes, progress.name)
+
         folder = merge(
             recipe,
             arguments.output,
@@ -93,8 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
             max_shard_bytes=shard_bytes,
             progress=show,
         )
-    finally:
-        bar.clear()
     if not arguments.quiet and last:
         seconds = time.perf_counter() - begun
         size = _bytes(last[0].all_bytes)
@@ -138,10 +135,6 @@ def _recipe(arguments: argparse.Namespace) -> MergeRecipe:
         arguments.seed or 0,
     )
     return MergeRecipe(merge, arguments.dtype, tuple(arguments.ignore or ()))
-
-
-def _amount(progress: MergeProgress) -> str:
-    return f"{_bytes(progress.num_bytes)} of {_bytes(progress.all_bytes)}  {progress.name}"
 
 
 def _bytes(count: int) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli.command_parser import CommandParser
+from coolfusion.cli.progress import ProgressBar
 from coolfusion.config.kinds import (
     FLAG,
     MIXTURE,
@@ -82,13 +82,11 @@ def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     if given.get("strategy") != MIXTURE:
         check_strategy_options(SEGMENTS, given)
     plan_fusion(given["models"], given)
-    bar = Progress("loading", sys.stderr)
     quiet_transformers()
-    fusion = FusionModel.from_pretrained(
-        **given, progress=lambda name, done, total: bar.show(done, total, name)
-    )
-    bar.clear()
-    return fusion
+    with ProgressBar("loading", "model") as bar:
+        return FusionModel.from_pretrained(
+            **given, progress=lambda name, done, total: bar.show(done, total, name)
+        )
 
 
 def request_of(arguments: argparse.Namespace) -> Request:
@@ -170,28 +168,6 @@ def quiet_transformers() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-
-
-class Progress:
-    """A counter that rewrites itself on a terminal and is silent elsewhere."""
-
-    def __init__(self, verb: str, stream: TextIO) -> None:
-        self._verb = verb
-        self._stream = stream
-        self._shown = stream.isatty()
-
-    def show(self, done: int, total: int, what: str = "") -> None:
-        """Show that ``done`` of ``total`` are finished and ``what`` is under way."""
-        if self._shown and total:
-            filled = "#" * (20 * done // total)
-            self._stream.write(f"\r\x1b[K{self._verb} [{filled:<20}] {done}/{total} {what}")
-            self._stream.flush()
-
-    def clear(self) -> None:
-        """Take the counter away."""
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
 
 
 def _one_or_list(text: str | None) -> str | list[str] | None:

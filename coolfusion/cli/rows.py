@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import files, options
+from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import prompt_of
 from coolfusion.cli.terminal import result_dict, say
 from coolfusion.errors import PromptError, UsageError
@@ -50,12 +51,15 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
     ):
         if todo:
             fusion = options.load_fusion(arguments)
-            bar = options.Progress("rows", sys.stderr)
-            for number, record in enumerate(answers(arguments, fusion, todo, request), 1):
-                write_row(output, record)
-                num_failed += "error" in record
-                bar.show(len(rows) - len(todo) + number, len(rows))
-            bar.clear()
+            num_done = len(rows) - len(todo)
+            with ProgressBar("rows", "row") as bar:
+                bar.show(num_done, len(rows))
+                for record in answers(arguments, fusion, todo, request):
+                    bar.hide()  # rows may go to the same terminal
+                    write_row(output, record)
+                    num_failed += "error" in record
+                    num_done += 1
+                    bar.show(num_done, len(rows))
         else:
             say(f"All {len(rows)} rows are finished already.")
     if num_failed:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.checkpoints import checkpoints_of
 from coolfusion.cli.command_parser import add_command
+from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import BY_NAME
 from coolfusion.errors import UsageError
@@ -171,20 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     experts, utility, plan = _experts(arguments), _utility(arguments), _plan(arguments)
     options.quiet_transformers()
-    bar = options.Progress("searching", sys.stderr)
-    shown: list[int] = []
-
-    def show(progress: SwarmProgress) -> None:
-        if arguments.quiet:
-            return
-        text = _state(progress, plan)
-        bar.show(progress.done, progress.total, text)
-        at = progress.trial * (plan.limits.max_iterations + 1) + progress.iteration
-        if not sys.stderr.isatty() and at not in shown:
-            shown.append(at)
-            say(text)
-
-    try:
+    with ProgressBar("searching", "evaluation") as bar:
         result = swarm(
             experts,
             utility,
@@ -192,13 +181,26 @@ def run(arguments: argparse.Namespace) -> int:
             plan=plan,
             devices=options.split_list(arguments.device) or (None,),
             scratch=arguments.scratch,
-            progress=show,
+            progress=None if arguments.quiet else _shown(bar, plan),
         )
-    finally:
-        bar.clear()
     if not arguments.quiet:
         say(_summary(result))
     return 0
+
+
+def _shown(bar: ProgressBar, plan: SwarmPlan) -> Callable[[SwarmProgress], None]:
+    """A bar on a terminal, and elsewhere a line for each iteration."""
+    said: set[tuple[int, int]] = set()
+
+    def show(progress: SwarmProgress) -> None:
+        text = _state(progress, plan)
+        bar.show(progress.done, progress.total, text)
+        at = (progress.trial, progress.iteration)
+        if not sys.stderr.isatty() and at not in said:
+            said.add(at)
+            say(text)
+
+    return show
 
 
 def _experts(arguments: argparse.Namespace) -> Experts:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
+from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.tasks import output_folder, row_prompts
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import FUSION, MODELS, OPTIONS, RESPONSE, SPEED
@@ -186,8 +187,7 @@ def _tuned(
     log = Path(arguments.output) / "trials.jsonl"
     with Record(log, _settings(arguments)) as record:
         fusion = options.load_fusion(arguments)
-        shown = _Shown(plan.metric)
-        try:
+        with ProgressBar("tuning", "trial") as bar:
             return tune(
                 fusion.sources,
                 task,
@@ -198,30 +198,28 @@ def _tuned(
                 prompt_of=row_prompts(arguments, fusion),
                 batch_size=arguments.batch_size,
                 speculation=DEFAULT_SPECULATION if arguments.speculation else None,
-                progress=shown.show,
+                progress=_Shown(bar, plan.metric).show,
             )
-        finally:
-            shown.bar.clear()
 
 
 class _Shown:
-    """Progress on stderr: a line for each new best, and on a terminal a bar of rows."""
+    """Progress on stderr: a line for each new best, and on a terminal a bar of trials."""
 
-    def __init__(self, metric: str) -> None:
-        self.bar = options.Progress("tuning", sys.stderr)
+    def __init__(self, bar: ProgressBar, metric: str) -> None:
+        self._bar = bar
         self._metric = metric
         self._best: float | None = None
 
     def show(self, progress: TuningProgress) -> None:
         if progress.best_score is not None and progress.best_score != self._best:
             self._best = progress.best_score
-            self.bar.clear()
+            self._bar.hide()
             say(
                 f"trial {progress.trial} of {progress.num_trials}: best {self._metric} so far "
                 f"{progress.best_score:.4g}, {progress.best}"
             )
         best = "" if self._best is None else f", best {self._best:.4g}"
-        self.bar.show(
+        self._bar.show(
             progress.trial,
             progress.num_trials,
             f"{progress.what}, row {progress.done} of {progress.num_rows}{best}",

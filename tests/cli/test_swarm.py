@@ -128,8 +128,10 @@ def test_progress_on_a_terminal(run: Run, three: Path, monkeypatch: pytest.Monke
     got = run(
         *("swarm", "-m", "a", "-m", "b", "--utility", HERE + "norm", "--output", "out", *SHORT)
     )
-    shown = got.err.replace("\x1b[K", "").split("\r")
-    assert "searching [####################] 12/12 iteration 2 of 2, best -" in shown[-2][:65]
+    (last,) = [line for line in got.err.split("\r") if "| 12/12 [" in line]
+    assert last.startswith("searching: 100%|")
+    assert ", iteration 2 of 2, best -" in last
+    assert got.err.split("\r")[-1].startswith("Best utility")
 
 
 UTILITY = f"--utility {HERE}norm"
@@ -216,6 +218,6 @@ def test_an_interruption_keeps_what_finished(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("coolfusion.cli.options.Progress.show", interrupt)
+        patch.setattr("coolfusion.cli.progress.ProgressBar.show", interrupt)
         assert run(*command).code == 130
     assert "12 evaluations, 7 of them new" in run(*command).err
