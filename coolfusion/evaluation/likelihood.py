@@ -66,5 +66,14 @@ def combination_named(name: str) -> Callable[[Floats, Floats], Floats]:
 
 
 def source_weights(names: Sequence[str], weights: Mapping[str, float]) -> Floats:
-    """The recipe's weights (sources,), summing to 1; equal ones where it has none."""
+    """The recipe's weights (sources,), summing to 1; equal ones where it has none.
+
+    Raises ``UsageError`` for a source that the weights leave out.
+    """
+    missing = [name for name in names if weights and name not in weights]
+    if missing:
+        raise UsageError(
+            f'The weights are of {", ".join(weights)}, and none is of source "{missing[0]}". Give one '
+            "to each."
+        )
     return normalized(np.array([weights.get(name, 0.0) for name in names], dtype=np.float64))

@@ -28,7 +28,7 @@ from coolfusion.evaluation import (
     exact_mcnemar,
     make_task,
 )
-from coolfusion.evaluation.likelihood import combination_named, mean, mixture
+from coolfusion.evaluation.likelihood import combination_named, mean, mixture, source_weights
 from coolfusion.evaluation.metrics import last_number
 from coolfusion.testing import toy_source
 
@@ -347,6 +347,14 @@ def test_combinations_of_log_likelihoods() -> None:
     assert (mean(table, weights) <= mixture(table, weights) + 1e-12).all()
     with pytest.raises(UsageError, match='no combination "median"'):
         combination_named("median")
+
+
+def test_weights_of_sources() -> None:
+    assert source_weights(["a", "b"], {}).tolist() == [0.5, 0.5]
+    assert source_weights(["b", "a"], {"a": 3.0, "b": 1.0}).tolist() == [0.25, 0.75]
+    assert source_weights(["b"], {"a": 3.0, "b": 1.0}).tolist() == [1.0]
+    with pytest.raises(UsageError, match='weights are of a, c, and none is of source "b"'):
+        source_weights(["a", "b"], {"a": 1.0, "c": 1.0})
 
 
 def test_samples_fit_into_what_fusing_costs(sources: list[Source], tmp_path: Path) -> None:
