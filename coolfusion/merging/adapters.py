@@ -166,9 +166,14 @@ def _changes(
             scale = _scale(path, module, ranks.get(module, 0), config)
             changes[module + ".bias"] = Change(scale, shift=key)
         elif FACTOR.fullmatch(key) is None:
-            # A matrix below its factors is a copy of the base's; anything else was trained whole.
             name = WRAPPING.sub("", key.removeprefix(PREFIX))
-            changes.setdefault(name, Change(new=key))
+            if name not in changes:
+                changes[name] = Change(new=key)  # trained whole
+            elif ".base_layer." not in key:  # that one is a copy of the base's, below its factors
+                raise LoadError(
+                    f'The adapter "{path}" changes "{name}" twice; "{key}" is one of the changes, and nothing says '
+                    "which of them counts. Fetch the adapter again."
+                )
     return changes
 
 

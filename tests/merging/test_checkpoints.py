@@ -367,6 +367,10 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             name: tensor[..., None, None].contiguous() for name, tensor in FACTORS.items()
         },
         "and rank 0 for": {f"{QUERY}.lora_B.bias": torch.ones(WIDTH)},
+        "changes .* twice": {
+            **FACTORS,
+            f"{QUERY}.weight": torch.zeros(WIDTH, WIDTH),
+        },
         "also the output head": {EMBEDDING: torch.zeros(len(VOCABULARY), WIDTH)},
     }
     for number, (message, tensors) in enumerate(cases.items()):
