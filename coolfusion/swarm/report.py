@@ -94,7 +94,7 @@ def _search(result: Result, winner: SwarmTrial) -> list[str]:
     start = winner.iterations[0].utilities
     return [
         f"- {plan.num_particles} particles; iterations: {len(winner.iterations) - 1} "
-        f"({ENDINGS.get(winner.ended, winner.ended)}), seed {plan.seed}",
+        f"({ENDINGS[winner.ended]}), seed {plan.seed}",
         f"- inertia {used.inertia:g}, cognitive {used.cognitive:g}, social {used.social:g}, repel {used.repel:g}; "
         f"step length {used.step_length:g}, times {used.decay:g} each iteration, at least {used.floor:g}",
         f"- patience {plan.limits.patience}, restart after {plan.limits.restart} iterations, crossover up to "
