@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from coolfusion.decoding.answers.rerank import FUSED
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.harness import CoolfusionLM
+from coolfusion.evaluation.harness_text import is_higher_better
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import Report, report_on
+from coolfusion.evaluation.run import Progress
 from coolfusion.evaluation.tasks import Row, Task
-
-Progress = Callable[[str, int, int], None]
 
 
 def evaluate_harness_task(
@@ -47,8 +47,7 @@ def evaluate_harness_task(
     total, divided evenly among its rows; cached requests count as 0. Raises ``UsageError`` for an
     unknown task or metric.
     """
-    own = None if include_path is None else str(include_path)
-    manager = TaskManager(include_path=own, include_defaults=own is None)
+    manager = tasks_in(include_path)
     systems = {source.name: SegmentDecoder([source]) for source in decoder.sources}
     if FUSED in systems:
         raise UsageError(f'A source is named "{FUSED}", which is a system here. Name it otherwise.')
@@ -58,13 +57,13 @@ def evaluate_harness_task(
         if progress is not None:
             progress(system, number, len(systems))
         model = CoolfusionLM(decoder=alone, max_gen_toks=max_new_tokens, batch_size=batch_size)
-        results = _run(
+        results = run_task(
             model,
             name,
-            task_manager=manager,
+            manager,
             limit=limit,
             apply_chat_template=apply_chat_template,
-            use_cache=_cache(cache, system),
+            cache=_cache(cache, system),
         )
         values, label, higher = _values(results, metric)
         for row, (digest, value) in values.items():
@@ -86,10 +85,31 @@ def evaluate_harness_task(
     return report_on(task, metrics, record, sources, list(systems), seed=seed)
 
 
-def _run(model: CoolfusionLM, name: str, **settings: Any) -> Mapping[str, Any]:
+def tasks_in(include_path: str | PathLike[str] | None) -> TaskManager:
+    """The tasks of a folder, or of lm-eval itself where none is given."""
+    own = None if include_path is None else str(include_path)
+    return TaskManager(include_path=own, include_defaults=own is None)
+
+
+def run_task(
+    model: CoolfusionLM,
+    name: str,
+    tasks: TaskManager,
+    *,
+    limit: int | None,
+    apply_chat_template: bool,
+    cache: str | None = None,
+) -> Mapping[str, Any]:
+    """lm-eval's results of a task or group. Raises ``UsageError`` for one that does not exist."""
     try:
         results: Mapping[str, Any] = lm_eval.simple_evaluate(
-            model=model, tasks=[name], bootstrap_iters=0, **settings
+            model=model,
+            tasks=[name],
+            task_manager=tasks,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            use_cache=cache,
+            bootstrap_iters=0,
         )
     except KeyError as error:
         raise UsageError(f'lm-eval has no task "{name}" ({error}).') from error
@@ -111,7 +131,7 @@ def _values(
             raise UsageError(
                 f'The task "{task}" has no metric "{metric}". It has {samples[0]["metrics"]}.'
             )
-        label, higher = metric, bool(results["higher_is_better"][task].get(metric, True))
+        label, higher = metric, is_higher_better(results, task, metric)
         for sample in samples:
             if sample["filter"] != samples[0]["filter"]:
                 continue

@@ -58,6 +58,17 @@ def request_of(settings: Mapping[str, Any], max_new_tokens: int) -> Request:
     )
 
 
+def is_higher_better(results: Mapping[str, Any], task: str, metric: str) -> bool:
+    """Which way a metric goes, by lm-eval's results. Raises ``UsageError`` if the task does not say."""
+    sense = results["higher_is_better"][task].get(metric)
+    if sense is None:
+        raise UsageError(
+            f'The task "{task}" does not say whether a higher {metric} is better, so nothing can be called best. '
+            "Write higher_is_better beside the metric in its file."
+        )
+    return bool(sense)
+
+
 def fitted(prompt: OwnPrompt, sources: Sequence[Source], request: Request) -> OwnPrompt:
     """The prompt, cut on the left at word starts until every source has room to answer.
 

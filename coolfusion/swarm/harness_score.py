@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import lm_eval
-from lm_eval.tasks import TaskManager
-
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.harness import CoolfusionLM
+from coolfusion.evaluation.harness_tasks import run_task, tasks_in
+from coolfusion.evaluation.harness_text import is_higher_better
 from coolfusion.fusion import FusionModel
 
 
@@ -29,20 +28,14 @@ def harness_value(
 
     Raises ``UsageError`` for a task or metric that does not exist.
     """
-    manager = TaskManager(include_path=include_path, include_defaults=include_path is None)
     asked = CoolfusionLM(decoder=model.decoder, max_gen_toks=max_new_tokens, batch_size=batch_size)
-    try:
-        results: Mapping[str, Any] = lm_eval.simple_evaluate(
-            model=asked,
-            tasks=[task],
-            limit=limit,
-            task_manager=manager,
-            apply_chat_template=apply_chat_template,
-            bootstrap_iters=0,
-            log_samples=False,
-        )
-    except KeyError as error:
-        raise UsageError(f'lm-eval has no task "{task}" ({error}).') from error
+    results = run_task(
+        asked,
+        task,
+        tasks_in(include_path),
+        limit=limit,
+        apply_chat_template=apply_chat_template,
+    )
     return summed_up(results, metric)
 
 
@@ -62,7 +55,7 @@ def summed_up(results: Mapping[str, Any], metric: str | None) -> tuple[float, bo
                 f'The task "{task}" has no metric "{wanted}". It has {sorted(numbers)}.'
             )
         values.append(float(numbers[wanted]))
-        senses.add(bool(results["higher_is_better"][task].get(wanted, True)))
+        senses.add(is_higher_better(results, task, wanted))
     if not values or len(senses) != 1:
         raise UsageError(
             "The group's tasks do not agree on a metric, so there is no mean. Search on one task of it."

@@ -17,6 +17,7 @@ from coolfusion.evaluation.harness_text import (
     context_of,
     fitted,
     is_greedy,
+    is_higher_better,
     message_text,
     request_of,
     windows,
@@ -91,6 +92,15 @@ def test_contexts_are_text_or_messages() -> None:
 )
 def test_generation_settings(settings: dict[str, object], request_: Request) -> None:
     assert request_of(settings, 7) == request_
+
+
+def test_which_way_a_metric_goes_is_said_by_the_task() -> None:
+    results = {"higher_is_better": {"toy": {"acc": True, "bits": False, "own": None}}}
+    assert is_higher_better(results, "toy", "acc")
+    assert not is_higher_better(results, "toy", "bits")
+    for metric in ("own", "other"):
+        with pytest.raises(UsageError, match=f"does not say whether a higher {metric} is better"):
+            is_higher_better(results, "toy", metric)
 
 
 @given(
