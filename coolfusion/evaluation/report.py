@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric, MetricError
 from coolfusion.evaluation.records import Outcome, Record
-from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
+from coolfusion.evaluation.statistics import interval_of, paired_p_value
 from coolfusion.evaluation.tables import (
     interval_cell,
     markdown_report,
@@ -100,6 +100,28 @@ def judge(metric: Metric, row: Row, outcome: Outcome) -> float | None:
     return min(-value / (size * math.log(2)) for value, size in pairs)
 
 
+def judged(
+    system: str,
+    rows: Sequence[Row],
+    metrics: Mapping[str | int, Metric],
+    outcomes: Mapping[tuple[str, str | int], Outcome],
+) -> tuple[Floats, list[str]]:
+    """The values of a system's outcomes (rows,), NaN where there is none, and why there is none."""
+    values, failures = np.full(len(rows), math.nan), []
+    for number, row in enumerate(rows):
+        outcome = outcomes[system, row.id]
+        try:
+            value = judge(metrics[row.id], row, outcome)
+        except MetricError as error:
+            failures.append(f"{system}: {error}")
+            continue
+        if value is None:
+            failures.append(f"{system} has no answer to row {row.id!r}: {outcome.error}")
+        else:
+            values[number] = value
+    return values, failures
+
+
 def report_on(
     task: Task,
     metrics: Mapping[str | int, Metric],
@@ -111,7 +133,8 @@ def report_on(
 ) -> Report:
     """Judge the outcomes of ``systems``, (systems, rows), and compare them with the best of
     ``sources``; of equally good sources the earlier is the best."""
-    table, failures = _judged(task, metrics, record, systems)
+    found = [judged(name, task.rows, metrics, record.outcomes) for name in systems]
+    table = np.array([values for values, _ in found])
     usable: NDArray[np.bool_] = np.isfinite(table.sum(axis=0))
     higher = metrics[task.rows[0].id].higher_is_better
     means = {
@@ -131,7 +154,7 @@ def report_on(
                 name=name,
                 values=tuple(None if math.isnan(value) else float(value) for value in values),
                 mean=means[name],
-                interval=_interval(values[usable], seed),
+                interval=interval_of(values[usable], seed),
                 p_value=None
                 if name == best or not rows
                 else paired_p_value(values[usable], rival[usable], seed=seed),
@@ -153,28 +176,8 @@ def report_on(
         num_used=len(rows),
         best_source=best,
         results=tuple(results),
-        failures=tuple(failures),
+        failures=tuple(failure for _, failures in found for failure in failures),
     )
-
-
-def _judged(
-    task: Task, metrics: Mapping[str | int, Metric], record: Record, systems: Sequence[str]
-) -> tuple[Floats, list[str]]:
-    """Values (systems, rows), NaN where there is none, and why there is none."""
-    table, failures = np.full((len(systems), len(task.rows)), math.nan), []
-    for s, name in enumerate(systems):
-        for r, row in enumerate(task.rows):
-            outcome = record.outcomes[name, row.id]
-            try:
-                value = judge(metrics[row.id], row, outcome)
-            except MetricError as error:
-                failures.append(f"{name}: {error}")
-                continue
-            if value is None:
-                failures.append(f"{name} has no answer to row {row.id!r}: {outcome.error}")
-            else:
-                table[s, r] = value
-    return table, failures
 
 
 def _built_on(record: Record, name: str, row: Row) -> Iterator[Outcome]:
@@ -187,10 +190,6 @@ def _built_on(record: Record, name: str, row: Row) -> Iterator[Outcome]:
             outcome = record.outcomes[current, row.id]
             waiting += outcome.needs
             yield outcome
-
-
-def _interval(values: Floats, seed: int) -> tuple[float, float]:
-    return bootstrap_interval(values, seed=seed) if values.size else (math.nan, math.nan)
 
 
 def _mean(values: Sequence[float]) -> float:

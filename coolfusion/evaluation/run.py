@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,12 @@ from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import UsageError
 from coolfusion.evaluation import systems
-from coolfusion.evaluation.metrics import Metric, MetricError
+from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.plan import EvaluationPlan, row_metrics
 from coolfusion.evaluation.records import Outcome, Record
-from coolfusion.evaluation.report import Report, judge, report_on
+from coolfusion.evaluation.report import Report, judged, report_on
 from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
 from coolfusion.evaluation.tasks import Row, Task
-from coolfusion.types import Floats
 
 Progress = Callable[[str, int, int], None]
 
@@ -175,22 +175,15 @@ class _Run:
         return sum(outcome.total_forwarded for outcome in outcomes)
 
     def _best_source(self) -> str:
-        values = {name: self._values(name) for name in self.names}
+        values = {
+            name: judged(name, self.task.rows, self.metrics, self.record.outcomes)[0]
+            for name in self.names
+        }
         usable = ~np.isnan(np.array(list(values.values()))).any(axis=0)
         if not usable.any():
             return self.names[0]
         sign = 1 if self.metrics[self.task.rows[0].id].higher_is_better else -1
         return max(self.names, key=lambda name: sign * float(values[name][usable].mean()))
-
-    def _values(self, system: str) -> Floats:
-        values = []
-        for row in self.task.rows:
-            try:
-                value = judge(self.metrics[row.id], row, self.record.outcomes[system, row.id])
-            except MetricError:
-                value = None
-            values.append(np.nan if value is None else value)
-        return np.array(values, dtype=np.float64)
 
     def _alone(self, name: str, request: Request, k: int) -> System:
         alone = SegmentDecoder([self.decoder.sources[k]])
@@ -221,29 +214,35 @@ class _Run:
 
     def _run_all(self, some: Sequence[System]) -> list[str]:
         for system in some:
-            self._run(system)
+            answer_rows(system, self.task.rows, self.record, partial(self.progress, system.name))
         return [system.name for system in some]
 
-    def _run(self, system: System) -> None:
-        """Answer the rows that are not in the record. A failed need makes its row fail, too."""
-        rows, todo = self.task.rows, []
-        for row in rows:
-            if self.record.finished(system.name, row, system.digest(row), system.needs) is None:
-                missing = self._missing(system, row)
-                if missing is None:
-                    todo.append(row)
-                else:
-                    self.record.add(missing)
-        self.progress(system.name, len(rows) - len(todo), len(rows))
-        for number, outcome in enumerate(system.answer(todo, self.record.outcomes), 1):
-            self.record.add(outcome)
-            self.progress(system.name, len(rows) - len(todo) + number, len(rows))
 
-    def _missing(self, system: System, row: Row) -> Outcome | None:
-        for need in system.needs:
-            if self.record.outcomes[need, row.id].error is not None:
-                error = f"It builds on {need}, which has no answer."
-                return Outcome(
-                    system.name, row.id, system.digest(row), error=error, needs=system.needs
-                )
-        return None
+def answer_rows(
+    system: System, rows: Sequence[Row], record: Record, progress: Callable[[int, int], None]
+) -> None:
+    """Let a system answer the rows that the record has no good outcome for, each kept at once.
+
+    Rows whose needs have no answer pass that on. ``progress`` is called with (rows finished,
+    of how many).
+    """
+    todo = []
+    for row in rows:
+        if record.finished(system.name, row, system.digest(row), system.needs) is None:
+            missing = _missing(system, row, record)
+            if missing is None:
+                todo.append(row)
+            else:
+                record.add(missing)
+    progress(len(rows) - len(todo), len(rows))
+    for number, outcome in enumerate(system.answer(todo, record.outcomes), 1):
+        record.add(outcome)
+        progress(len(rows) - len(todo) + number, len(rows))
+
+
+def _missing(system: System, row: Row, record: Record) -> Outcome | None:
+    for need in system.needs:
+        if record.outcomes[need, row.id].error is not None:
+            error = f"It builds on {need}, which has no answer."
+            return Outcome(system.name, row.id, system.digest(row), error=error, needs=system.needs)
+    return None

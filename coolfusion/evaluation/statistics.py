@@ -5,6 +5,7 @@ Every random function has a seed and gives the same numbers for the same seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -46,6 +47,11 @@ def bootstrap_interval(
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def interval_of(values: Floats, seed: int) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of ``values`` (n,); NaN where there are none."""
+    return bootstrap_interval(values, seed=seed) if values.size else (math.nan, math.nan)
 
 
 def exact_mcnemar(num_fixed: int, num_broken: int) -> float:

@@ -21,9 +21,10 @@ from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, SegmentDecoder
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.speculation import Speculation
-from coolfusion.evaluation.metrics import Metric, MetricError
+from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.records import Outcome, Record
-from coolfusion.evaluation.report import judge
+from coolfusion.evaluation.report import judged
+from coolfusion.evaluation.run import answer_rows
 from coolfusion.evaluation.systems import PromptOf, System, decoding
 from coolfusion.evaluation.tasks import Row
 from coolfusion.tuning.space import label
@@ -95,7 +96,7 @@ class Answers:
         """Decode the rows without an answer, record each at once, and apply the metrics."""
         system = self._system(contender)
         answer_rows(system, rows, self.record, progress)
-        return judged(system.name, rows, self.metrics, self.record.outcomes)
+        return measured(system.name, rows, self.metrics, self.record.outcomes)
 
     def _system(self, contender: Contender) -> System:
         if contender.config is None:
@@ -113,34 +114,13 @@ def recipe_of(config: FusionConfig, sources: Sequence[Source]) -> Recipe:
     return plan_recipe(names, {**config.said(), "names": names})[1]
 
 
-def answer_rows(system: System, rows: Sequence[Row], record: Record, progress: RowsDone) -> None:
-    """Let a system answer the rows without an outcome, or with an error, in the record."""
-    todo = [row for row in rows if record.finished(system.name, row, system.digest(row)) is None]
-    progress(len(rows) - len(todo), len(rows))
-    for number, outcome in enumerate(system.answer(todo, record.outcomes), 1):
-        record.add(outcome)
-        progress(len(rows) - len(todo) + number, len(rows))
-
-
-def judged(
+def measured(
     system: str,
     rows: Sequence[Row],
     metrics: Mapping[str | int, Metric],
     outcomes: Mapping[tuple[str, str | int], Outcome],
 ) -> Measured:
-    """The values of a system's outcomes. A row without a value has its reason in ``failures``."""
-    values, spent, failures = [], [], []
-    for row in rows:
-        outcome = outcomes[system, row.id]
-        value = None
-        try:
-            value = judge(metrics[row.id], row, outcome)
-            if value is None:
-                failures.append(f"{system} has no answer to row {row.id!r}: {outcome.error}")
-        except MetricError as error:
-            failures.append(f"{system}: {error}")
-        values.append(math.nan if value is None else value)
-        spent.append(float(outcome.total_forwarded))
-    return Measured(
-        np.array(values, dtype=np.float64), np.array(spent, dtype=np.float64), tuple(failures)
-    )
+    """The values of a system's outcomes, and the tokens they took."""
+    values, failures = judged(system, rows, metrics, outcomes)
+    spent = [float(outcomes[system, row.id].total_forwarded) for row in rows]
+    return Measured(values, np.array(spent, dtype=np.float64), tuple(failures))

@@ -31,6 +31,7 @@ from coolfusion.errors import PromptError, SourceError
 from coolfusion.evaluation.likelihood import mixture, source_weights
 from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.records import Outcome, Record
+from coolfusion.evaluation.run import answer_rows
 from coolfusion.evaluation.systems import PromptOf, System
 from coolfusion.evaluation.tasks import Row
 from coolfusion.tokenization.alignment import ratified_cuts
@@ -41,8 +42,7 @@ from coolfusion.tuning.objectives import (
     Contender,
     Measured,
     RowsDone,
-    answer_rows,
-    judged,
+    measured,
     recipe_of,
 )
 
@@ -80,7 +80,7 @@ class References:
             (contender.system, row.id): self._combined(contender.system, row, judges, recipe)
             for row in rows
         }
-        return judged(contender.system, rows, self.metrics, outcomes)
+        return measured(contender.system, rows, self.metrics, outcomes)
 
     def _score(
         self, source: Source, boundary: Boundary, rows: Sequence[Row], progress: RowsDone

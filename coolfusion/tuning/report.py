@@ -15,7 +15,7 @@ import numpy as np
 
 from coolfusion.config.options import FusionConfig
 from coolfusion.errors import UsageError
-from coolfusion.evaluation.statistics import bootstrap_interval, paired_p_value
+from coolfusion.evaluation.statistics import interval_of, paired_p_value
 from coolfusion.evaluation.tables import (
     interval_cell,
     markdown_report,
@@ -142,7 +142,7 @@ def split_results(
         results[name] = SplitResult(
             tuple(None if math.isnan(value) else float(value) for value in each.values),
             mean,
-            bootstrap_interval(values, seed=seed) if values.size else (math.nan, math.nan),
+            interval_of(values, seed),
             None
             if name == rival or not values.size
             else paired_p_value(values, against, seed=seed),
