@@ -26,7 +26,7 @@ import transformers
 
 from benchmarks._results import finish, table
 from benchmarks.grown import grown
-from benchmarks.speed import timed
+from benchmarks.speed import own_generate, timed
 from benchmarks.word_problems import generate
 from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.sampling import Sampling
@@ -85,23 +85,6 @@ def num_written(generation: Generation) -> dict[str, int]:
             for name, count in zip(step.sources, candidate.num_tokens or (), strict=True):
                 counts[name] += count
     return counts
-
-
-def own_generate(source: Source, prompt: Any, num_tokens: int) -> float:
-    """Seconds of a model's own greedy ``generate`` for so many tokens."""
-    model: Any = source.backend
-    ids = torch.tensor([source.tokenizer.encode_prompt(prompt)])
-    seconds, _ = timed(
-        lambda: model._model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            min_new_tokens=num_tokens,
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-    )
-    return seconds
 
 
 def forgetting(source: Source) -> Source:

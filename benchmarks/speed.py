@@ -70,11 +70,10 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - begun, result
 
 
-def own_generate(source: Source, prompt: Any, text: str) -> float:
-    """Seconds of a model's own greedy ``generate`` for as many tokens as ``text`` has."""
+def own_generate(source: Source, prompt: Any, num_tokens: int) -> float:
+    """Seconds of a model's own greedy ``generate`` for so many tokens."""
     model: Any = source.backend
     ids = torch.tensor([source.tokenizer.encode_prompt(prompt)])
-    num_tokens = len(source.tokenizer.encode(text)) + 1
     seconds, _ = timed(
         lambda: model._model.generate(
             input_ids=ids,
@@ -154,7 +153,8 @@ def compare(
             tallies[name].add(*timed(lambda d=decoder, p=prompt: d.generate(p, request)))
         text = tallies["fused"].texts[-1]
         for source in sources:
-            alone[source.name] += own_generate(source, prompt, text)
+            num_tokens = len(source.tokenizer.encode(text)) + 1  # the end is one
+            alone[source.name] += own_generate(source, prompt, num_tokens)
         bound += one_pass(sources, prompt, text)
         if naive:
             tallies["reencoding"].add(*reencoded(sources, prompt, request))
