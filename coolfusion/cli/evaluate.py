@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
-from coolfusion.cli.tasks import output_folder, row_prompts
+from coolfusion.cli.prompts import check_chat
+from coolfusion.cli.tasks import find_functions_here, output_folder, row_prompts, show_report
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
 from coolfusion.errors import UsageError
@@ -93,11 +91,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the reports and return the exit code."""
-    if arguments.raw and arguments.system is not None:
-        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
-    # Functions named as metrics are found where the command is run, as with python -m.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    check_chat(arguments)
+    find_functions_here()
     request = options.request_of(arguments)
     if arguments.task.startswith(HARNESS):
         report = _harness_report(arguments, request)
@@ -205,12 +200,9 @@ def _finish(arguments: argparse.Namespace, report: Report) -> int:
     """Show and write the report; 1 if some rows have no value."""
     from coolfusion.evaluation import as_dict, as_markdown, as_text
 
-    whole = json.dumps(as_dict(report), ensure_ascii=False, indent=None if arguments.json else 1)
-    print(whole if arguments.json else as_text(report))
-    if arguments.output is not None:
-        folder = Path(arguments.output)
-        (folder / "report.json").write_text(whole + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    forms = as_dict(report), as_text(report), as_markdown(report)
+    folder = None if arguments.output is None else Path(arguments.output)
+    show_report(*forms, as_json=arguments.json, folder=folder)
     if report.failures:
         num_lost = len(report.rows) - report.num_used
         kept = " Answers are kept; run again to try what failed." if arguments.output else ""

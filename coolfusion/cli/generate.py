@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import files, options, rows
 from coolfusion.cli.command_parser import add_command
-from coolfusion.cli.prompts import own_prompts, prompt_of
+from coolfusion.cli.prompts import check_chat, own_prompts, prompt_of
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
 from coolfusion.errors import SourceError, UsageError
@@ -118,8 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.raw and arguments.system is not None:
-        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
+    check_chat(arguments)
     if arguments.input is not None and arguments.prompt is not None:
         raise UsageError("Give a prompt or --input, not both.")
     if arguments.input is not None and arguments.prompt_for:

@@ -46,6 +46,12 @@ def prompt_of(
     return prompts
 
 
+def check_chat(arguments: argparse.Namespace) -> None:
+    """Raise ``UsageError`` for a system message where no chat is wanted."""
+    if arguments.raw and arguments.system is not None:
+        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
+
+
 def own_prompts(arguments: argparse.Namespace) -> dict[str, OwnPrompt]:
     """The prompts of --prompt-for by source. Raises ``UsageError`` for one that is none."""
     own: dict[str, OwnPrompt] = {}

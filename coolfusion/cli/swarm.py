@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ from coolfusion.cli import options
 from coolfusion.cli.checkpoints import checkpoints_of
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
+from coolfusion.cli.prompts import check_chat
+from coolfusion.cli.tasks import find_functions_here
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import BY_NAME
 from coolfusion.errors import UsageError
@@ -166,9 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Search, write the result and return the exit code."""
     if not arguments.task and not arguments.utility:
         raise UsageError("Say what makes a particle good: --task, or --utility.")
-    # Functions are found where the command is run, as with python -m.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    find_functions_here()
     from coolfusion.swarm import swarm
 
     experts, utility, plan = _experts(arguments), _utility(arguments), _plan(arguments)
@@ -221,8 +220,7 @@ def _utility(arguments: argparse.Namespace) -> Utility:
         Utility,
     )
 
-    if arguments.raw and arguments.system is not None:
-        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
+    check_chat(arguments)
     for name in ("limit", "max_new_tokens", "batch_size"):
         if getattr(arguments, name) < 1:
             option = name.replace("_", "-")

@@ -1,11 +1,14 @@
-"""What commands that run a task share: its rows as prompts, and the folder for what comes of it."""
+"""What commands that run a task share: prompts, functions of the caller, output folder and report."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli.files import check_writable
 from coolfusion.cli.prompts import prompt_of
@@ -33,6 +36,23 @@ def output_folder(path: str, files: Sequence[str]) -> Path:
     for name in files:
         check_writable(str(folder / name))
     return folder
+
+
+def show_report(
+    data: Mapping[str, Any], text: str, markdown: str, *, as_json: bool, folder: Path | None
+) -> None:
+    """Print a report, as text or as one line of JSON, and write it to ``folder`` in two forms."""
+    whole = json.dumps(data, ensure_ascii=False, indent=None if as_json else 1)
+    print(whole if as_json else text)
+    if folder is not None:
+        (folder / "report.json").write_text(whole + "\n", encoding="utf-8")
+        (folder / "report.md").write_text(markdown, encoding="utf-8")
+
+
+def find_functions_here() -> None:
+    """Functions that an option names are found where the command is run, as with python -m."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def row_prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:

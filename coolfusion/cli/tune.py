@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
-from coolfusion.cli.tasks import output_folder, row_prompts
+from coolfusion.cli.prompts import check_chat
+from coolfusion.cli.tasks import find_functions_here, output_folder, row_prompts, show_report
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import FUSION, MODELS, OPTIONS, RESPONSE, SPEED
 from coolfusion.errors import UsageError
@@ -114,9 +112,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Tune, write the files and return the exit code."""
     _check(arguments)
-    # Functions named as metrics are found where the command is run, as with python -m.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    find_functions_here()
     from coolfusion.config.file import write_fusion_file
     from coolfusion.evaluation import read_task
 
@@ -132,8 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.raw and arguments.system is not None:
-        raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
+    check_chat(arguments)
     if arguments.batch_size < 1:
         raise UsageError(f"--batch-size is {arguments.batch_size}; it must be at least 1.")
     if arguments.drafter is not None:
@@ -246,10 +241,8 @@ def _finish(arguments: argparse.Namespace, report: TuningReport, folder: Path) -
     """Show and write the report; 1 if some rows have no value."""
     from coolfusion.tuning import as_dict, as_markdown, as_text
 
-    whole = json.dumps(as_dict(report), ensure_ascii=False, indent=None if arguments.json else 1)
-    print(whole if arguments.json else as_text(report))
-    (folder / "report.json").write_text(whole + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    forms = as_dict(report), as_text(report), as_markdown(report)
+    show_report(*forms, as_json=arguments.json, folder=folder)
     say(f"Wrote {folder / 'fusion.toml'}: use it with --config, or in FusionModel.from_pretrained.")
     if report.failures:
         say("Some rows have no value. What was answered is kept; run again to try what failed.")
