@@ -40,13 +40,12 @@ WRAPPING = re.compile(r"\.(?:base_layer|modules_to_save|default)(?=\.)")
 class Change:
     """An adapter's change of one tensor, by the names of the adapter's tensors.
 
-    ``down`` and ``up`` are the factors A (r, inputs) and B (outputs, r). ``shift`` is added to the
-    tensor, ``new`` replaces it. ``transposed``: the tensor is stored as (inputs, outputs).
+    ``factors`` are A (r, inputs) and B (outputs, r). ``shift`` is added to the tensor, ``new``
+    replaces it. ``transposed``: the tensor is stored as (inputs, outputs).
     """
 
     scale: float = 1.0
-    down: str | None = None
-    up: str | None = None
+    factors: tuple[str, str] | tuple[()] = ()
     transposed: bool = False
     shift: str | None = None
     new: str | None = None
@@ -72,9 +71,7 @@ class AdaptedCheckpoint:
         tensor = self.base.read(name).to(work)
         if change.shift is not None:
             return tensor + change.scale * read_tensor(self.weights, change.shift).to(work)
-        down, up = (
-            read_tensor(self.weights, key).to(work) for key in (change.down, change.up) if key
-        )
+        down, up = (read_tensor(self.weights, key).to(work) for key in change.factors)
         product = up @ down
         return tensor + change.scale * (product.T if change.transposed else product)
 
@@ -155,8 +152,7 @@ def _changes(
             ranks[module] = infos[key].shape[0]
             changes[module + ".weight"] = Change(
                 _scale(path, module, ranks[module], config),
-                down=key,
-                up=partner,
+                factors=(key, partner),
                 transposed=bool(found["embeds"] or config.get("fan_in_fan_out")),
             )
     for key in infos:
@@ -203,8 +199,8 @@ def _check_fit(
         )
     have = base.infos[name].shape
     shape: tuple[int, ...]
-    if change.down is not None and change.up is not None:
-        down, up = infos[change.down].shape, infos[change.up].shape
+    if change.factors:
+        down, up = (infos[key].shape for key in change.factors)
         if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
             raise LoadError(
                 f'The adapter "{label}" changes "{name}" by {list(up)} times {list(down)}, which is no product of two '
