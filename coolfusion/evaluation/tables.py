@@ -23,7 +23,7 @@ def markdown_report(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
 ) -> str:
     """The same as Markdown, with the notes as a list."""
-    listed = [f"- {_escaped(note)}" for note in notes]
+    listed = [f"- {_escaped(each)}" for each in notes]
     table = markdown_table(header, rows)
     return "\n".join([f"# {_escaped(title)}", "", *table, "", *listed, ""])
 
