@@ -6,6 +6,7 @@ import json
 import math
 
 from coolfusion.config.fusion_config import FusionConfig
+
 from coolfusion.tuning import (
     Entry,
     SplitResult,
