@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from coolfusion.config.fusion_config import FusionConfig
-
+from coolfusion.config.options import FusionConfig
 from coolfusion.tuning import (
     Entry,
     SplitResult,
