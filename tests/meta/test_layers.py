@@ -47,6 +47,7 @@ FLOORS = [
         "tokenization": "text and ids: tokenizers, boundaries, alignment, byte covers",
         "search": "searches that propose points and are told their utility",
         "trace": "responses as JSON lines",
+        "jsonlog": "the one append-only log of finished work",
         "builtin": "the three small models that the project ships",
     },
     {
