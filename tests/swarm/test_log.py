@@ -49,7 +49,7 @@ def test_cut_off_anywhere_it_keeps_whole_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{**SETTINGS, "experts": "x"}, {"experts": "abc"}, {}])
 def test_other_settings_are_refused(tmp_path: Path, settings: dict[str, object]) -> None:
     data = fill(tmp_path / "log")
-    with pytest.raises(UsageError, match=r"holds a search with other (experts|measures)"):
+    with pytest.raises(UsageError, match=r"other settings: (experts|measures) was"):
         SwarmLog(tmp_path / "log", settings)
     assert (tmp_path / "log").read_bytes() == data
 
@@ -73,7 +73,7 @@ def test_foreign_files_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "log"
     for before in (b"", fill(path)):
         path.write_bytes(before + data)
-        with pytest.raises(UsageError, match="was not written by a search"):
+        with pytest.raises(UsageError, match="was not written by an earlier run"):
             SwarmLog(path, SETTINGS)
         assert path.read_bytes() == before + data
 
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
         size = (tmp_path / "log").stat().st_size
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-            with pytest.raises(CoolfusionError, match="Earlier evaluations are kept"):
+            with pytest.raises(CoolfusionError, match="What was finished before is kept"):
                 log.add(SECOND)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -307,9 +307,9 @@ def test_other_experts_are_not_mixed_in(tmp_path: Path, experts: Experts) -> Non
     write_llama(tmp_path / "d", 9)
     with pytest.raises(UsageError, match="other experts"):
         swarm(Experts((*experts.models[:2], tmp_path / "d")), NEAR, tmp_path / "out", plan=PLAN)
-    with pytest.raises(UsageError, match="other dtype"):
+    with pytest.raises(UsageError, match="other settings: dtype was"):
         swarm(replace(experts, dtype="float16"), NEAR, tmp_path / "out", plan=PLAN)
-    with pytest.raises(UsageError, match="other measures"):
+    with pytest.raises(UsageError, match="other settings: measures was"):
         swarm(experts, Utility((Ours(),)), tmp_path / "out", plan=PLAN)
     # The same files elsewhere are the same experts.
     (tmp_path / "a").rename(tmp_path / "moved")
