@@ -1,25 +1,24 @@
 """What systems answered, kept in an append-only file of JSON lines so that nothing is lost.
 
 The first line, ``{"kind": "run", ...}``, holds the settings of the run; each other line is
-one finished (system, row), written whole and at once. A later line for the same pair
-replaces an earlier one, and a last line that was cut off is taken away on opening.
+one finished (system, row). A later line for the same pair replaces an earlier one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
-from typing import IO, Any, final
+from types import TracebackType
+from typing import Any, final
 
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.tasks import Row
+from coolfusion.jsonlog import JsonLog
 from coolfusion.types import StopReason
 
-RUN_START = b'{"kind": "'
+START = r'\{"kind": "(outcome|samples)", '
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,10 @@ class Outcome:
 
 @final
 class Record:
-    """The outcomes of a run, in memory and, with a path, on disk.
+    """The outcomes of a run, in memory and, with a path, in a ``JsonLog``.
 
-    Opening a file whose run had other ``settings`` raises ``UsageError`` naming the setting
-    that differs, as does a file that no run can have written; nothing is changed then.
+    Opening a file whose run had other ``settings`` raises ``UsageError`` naming those that
+    differ, as does a file that no run can have written; nothing is changed then.
     """
 
     def __init__(
@@ -68,38 +67,41 @@ class Record:
     ) -> None:
         self.outcomes: dict[tuple[str, str | int], Outcome] = {}
         self.num_samples: dict[str, int] = {}
-        self._file: IO[str] | None = None
-        self._heading: dict[str, Any] | None = None
+        self._log: JsonLog | None = None
         if path is not None:
-            self._open(Path(path), json.loads(json.dumps(dict(settings or {}))))
+            self._log = JsonLog(path, self._take, start=START, settings=settings or {})
 
     def __enter__(self) -> Record:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._log is not None:
+            self._log.__exit__(kind, error, trace)
 
     def close(self) -> None:
         """Close the file; what was added stays readable in memory."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._log is not None:
+            self._log.close()
 
     def begin(self) -> None:
         """Write the settings, if they are not there; the first outcome does so by itself."""
-        if self._heading is not None:
-            self._write_line(self._heading)
-            self._heading = None
+        if self._log is not None:
+            self._log.begin()
 
     def add(self, outcome: Outcome) -> None:
         """Keep an outcome, on disk before this returns."""
+        self._append({"kind": "outcome", **_outcome_dict(outcome)})
         self.outcomes[outcome.system, outcome.row] = outcome
-        self._write({"kind": "outcome", **_outcome_dict(outcome)})
 
     def fix_samples(self, num_samples: Mapping[str, int]) -> None:
         """Keep how many samples of each source are drawn, so that a resumed run draws as many."""
+        self._append({"kind": "samples", "num_samples": dict(num_samples)})
         self.num_samples = dict(num_samples)
-        self._write({"kind": "samples", "num_samples": self.num_samples})
 
     def finished(
         self, system: str, row: Row, digest: str, needs: tuple[str, ...] = ()
@@ -118,63 +120,19 @@ class Record:
             )
         return outcome if outcome.error is None and outcome.needs == needs else None
 
-    def _open(self, path: Path, settings: dict[str, Any]) -> None:
-        data = path.read_bytes() if path.exists() else b""
-        whole, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
-        if torn and not (torn.startswith(RUN_START) or RUN_START.startswith(torn)):
-            raise _foreign(path, whole.count(b"\n") + 1)
-        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
-            self._read(path, number, line, settings)
-        if torn:
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        self._file = path.open("a", encoding="utf-8")
-        self._heading = None if whole else {"kind": "run", "settings": settings}
+    def _append(self, record: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            self._log.append(record)
 
-    def _read(self, path: Path, number: int, line: bytes, settings: dict[str, Any]) -> None:
-        try:
-            record = json.loads(line)
-            kind = record.pop("kind")
-            if (kind == "run") != (number == 1):
-                raise ValueError(f"unexpected {kind}")
-            if kind == "outcome":
-                outcome = _outcome(record)
-                self.outcomes[outcome.system, outcome.row] = outcome
-            elif kind == "samples":
-                self.num_samples = dict(record["num_samples"])
-            elif kind == "run":
-                earlier = dict(record["settings"])
-            else:
-                raise ValueError(f"unknown kind {kind}")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise _foreign(path, number) from None
-        if kind == "run":
-            _check_same(path, earlier, settings)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        self.begin()
-        self._write_line(record)
-
-    def _write_line(self, record: dict[str, Any]) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-
-
-def _check_same(path: Path, earlier: dict[str, Any], settings: dict[str, Any]) -> None:
-    for key in sorted(earlier.keys() | settings.keys()):
-        if earlier.get(key) != settings.get(key):
-            raise UsageError(
-                f'"{path}" holds a run with {key} {earlier.get(key)!r}; this one has '
-                f"{settings.get(key)!r}. Choose another output folder; nothing was changed."
-            )
-
-
-def _foreign(path: Path, number: int) -> UsageError:
-    return UsageError(
-        f'"{path}" line {number} was not written by an earlier run. Choose another output folder; '
-        "nothing was changed."
-    )
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record.pop("kind")
+        if kind == "samples":
+            self.num_samples = dict(record["num_samples"])
+        elif kind == "outcome":
+            outcome = _outcome(record)
+            self.outcomes[outcome.system, outcome.row] = outcome
+        else:
+            raise ValueError(f"unknown kind {kind}")
 
 
 def _outcome_dict(outcome: Outcome) -> dict[str, Any]:

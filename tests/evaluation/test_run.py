@@ -201,7 +201,7 @@ def test_another_question_is_refused(sources: list[Source], tmp_path: Path) -> N
     other = make_task("toy", [{"id": "tom", "prompt": "Tom had", "reference": 2}])
     with Record(path) as record, pytest.raises(UsageError, match="Row 'tom'"):
         evaluate(SegmentDecoder(sources), other, request=REQUEST, plan=plan, record=record)
-    with pytest.raises(UsageError, match="temperature None; this one has 1"):
+    with pytest.raises(UsageError, match=r"temperature was not set and is 1\.0 now"):
         Record(path, {"temperature": 1.0})
 
 
