@@ -17,7 +17,7 @@ from coolfusion.decoding.batching import (
     decode_each,
     timed,
 )
-from coolfusion.decoding.request import Request
+from coolfusion.decoding.request import Request, Requests, requests_for
 from coolfusion.decoding.scheduler import Scheduler, Task, run
 from coolfusion.decoding.state import AnyState
 from coolfusion.tokenization.prompts import Prompt
@@ -100,7 +100,7 @@ class Decoder(ABC, Generic[AnyState]):
     def generate_batch(
         self,
         prompts: Sequence[Prompt],
-        request: Request | None = None,
+        request: Requests = None,
         *,
         max_rows: int = MAX_ROWS,
         max_tokens: int = MAX_TOKENS,
@@ -114,17 +114,18 @@ class Decoder(ABC, Generic[AnyState]):
     def generate_each(
         self,
         prompts: Iterable[Prompt],
-        request: Request | None = None,
+        request: Requests = None,
         *,
         max_rows: int = MAX_ROWS,
         max_tokens: int = MAX_TOKENS,
     ) -> Iterator[tuple[int, Generation]]:
         """(index, response) pairs in the order they finish; waiting prompts take freed rows.
 
-        Up to ``max_rows`` responses are decoded side by side, fewer where their prompts and
-        ``max_new_tokens`` together exceed ``max_tokens``.
+        ``request`` holds for all prompts, or is a sequence with one for each. Up to ``max_rows``
+        responses are decoded side by side, fewer where their prompts and ``max_new_tokens``
+        together exceed ``max_tokens``.
         """
-        states = (self.start(prompt, request) for prompt in prompts)
+        states = (self.start(*each) for each in requests_for(prompts, request))
         limits = BatchLimits(max_rows, max_tokens)
         for response in decode_each(states, self.step_async, self.scheduler(), limits):
             yield response.index, self.finish(response.state, response.steps)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import TypeAlias, TypeVar
 
 from coolfusion.backends.sampling import GREEDY, Sampling
 from coolfusion.errors import UsageError
+
+Item = TypeVar("Item")
 
 
 def check_setting(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -55,6 +59,19 @@ class Request:
         check_setting(0 < sampling.top_p <= 1, "top_p", sampling.top_p, "above 0 and at most 1")
         check_setting(sampling.top_k >= 0, "top_k", sampling.top_k, "0 (off) or above")
         check_setting(sampling.seed >= 0, "seed", sampling.seed, "0 or above")
+
+
+# How far several responses may go: all alike, or one request for each.
+Requests: TypeAlias = Request | Sequence[Request] | None
+
+
+def requests_for(
+    prompts: Iterable[Item], requests: Requests
+) -> Iterable[tuple[Item, Request | None]]:
+    """Each prompt with its request. Raises ``ValueError`` for too few or too many requests."""
+    if requests is None or isinstance(requests, Request):
+        return zip(prompts, repeat(requests), strict=False)
+    return zip(prompts, requests, strict=True)
 
 
 def request(

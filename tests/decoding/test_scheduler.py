@@ -141,6 +141,17 @@ def test_a_tiny_budget_still_decodes_one_by_one() -> None:
     assert max(noting.sizes) == 1
 
 
+@given(source_lists(), st.integers(1, 4))
+def test_every_prompt_may_have_a_request_of_its_own(sources: list[Source], rows: int) -> None:
+    requests = [Request(max_new_tokens=3 + 5 * number) for number in range(len(PROMPTS))]
+    decoder = SegmentDecoder(sources)
+    batch = decoder.generate_batch(PROMPTS, requests, max_rows=rows)
+    alone = [decoder.generate(p, request) for p, request in zip(PROMPTS, requests, strict=True)]
+    assert [said(g.steps) for g in batch] == [said(g.steps) for g in alone]
+    with pytest.raises(ValueError, match="shorter"):
+        decoder.generate_batch(PROMPTS, requests[:-1])
+
+
 @pytest.mark.parametrize("limits", [{"max_rows": 0}, {"max_tokens": -1}])
 def test_impossible_limits_are_named(limits: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(limits))):
