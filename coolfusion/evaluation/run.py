@@ -20,7 +20,7 @@ from coolfusion.evaluation.metrics import Metric
 from coolfusion.evaluation.plan import EvaluationPlan, row_metrics
 from coolfusion.evaluation.records import Outcome, Record
 from coolfusion.evaluation.report import Report, judged, report_on
-from coolfusion.evaluation.systems import SYSTEMS, PromptOf, System
+from coolfusion.evaluation.systems import SYSTEMS, PromptOf, RequestOf, System
 from coolfusion.evaluation.tasks import Row, Task
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +41,8 @@ def evaluate(
     """Run the planned systems over ``task`` and report on them.
 
     - ``metric``: for rows without one of their own.
+    - ``request``: a row's own options replace those of it. How samples for votes are drawn is the
+      plan's alone.
     - ``record``: its pairs of system and row are not run again, unless they have an error.
     - ``prompt_of``: maps a row to the prompt of the sources (default: the row's prompt).
     - ``progress``: called with (system, finished rows, all rows).
@@ -109,9 +111,9 @@ class _Run:
         planned = self.plan.systems
         self._check_names()
         mixtures = [self._mixing(name) for name in planned if systems.is_mixture(name)]
-        ran = [self._alone(name, self.request, k) for k, name in enumerate(self.names)]
+        ran = [self._alone(name, self._request, k) for k, name in enumerate(self.names)]
         fused = systems.decoding(
-            FUSED, self.fused, self.request, self.prompt_of, self.plan.batch_size
+            FUSED, self.fused, self._request, self.prompt_of, self.plan.batch_size
         )
         if FUSED in planned or "cool_r" in planned:
             ran.append(fused)
@@ -151,7 +153,8 @@ class _Run:
                 for number, request in enumerate(requests[:count]):
                     sample = f"{name}#{number}"
                     authors[sample] = name
-                    samples[sample] = self._alone(sample, request, self.names.index(name))
+                    k = self.names.index(name)
+                    samples[sample] = self._alone(sample, self._sampling(request), k)
             votes.append(systems.voting(title, authors, lambda row: self.metrics[row.id].extract))
         self._run_all([*samples.values(), *votes])
         return votes
@@ -185,14 +188,21 @@ class _Run:
         sign = 1 if self.metrics[self.task.rows[0].id].higher_is_better else -1
         return max(self.names, key=lambda name: sign * float(values[name][usable].mean()))
 
-    def _alone(self, name: str, request: Request, k: int) -> System:
+    def _request(self, row: Row) -> Request:
+        return row.request(self.request)
+
+    def _sampling(self, sample: Request) -> RequestOf:
+        """A sample as its row bounds it. With the row's own seed, all samples would be the same."""
+        return lambda row: replace(row.request(sample), sampling=sample.sampling)
+
+    def _alone(self, name: str, request_of: RequestOf, k: int) -> System:
         alone = SegmentDecoder([self.decoder.sources[k]])
-        return systems.decoding(name, alone, request, self.prompt_of, self.plan.batch_size)
+        return systems.decoding(name, alone, request_of, self.prompt_of, self.plan.batch_size)
 
     def _mixing(self, name: str) -> System:
         mixture = systems.mixture_named(name, self.decoder.recipe)
         mixer = MixtureDecoder(self.decoder.sources, mixture)
-        return systems.decoding(name, mixer, self.request, self.prompt_of, self.plan.batch_size)
+        return systems.decoding(name, mixer, self._request, self.prompt_of, self.plan.batch_size)
 
     def _reranking(self, name: str, needs: Sequence[str]) -> System:
         return systems.reranking(

@@ -46,6 +46,7 @@ MIXED = "mixture"
 
 Outcomes = Mapping[tuple[str, str | int], Outcome]
 PromptOf = Callable[[Row], Prompt]
+RequestOf = Callable[[Row], Request]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,11 @@ def mixture_named(name: str, recipe: Recipe) -> Mixture:
 
 
 def decoding(
-    name: str, decoder: Decoder[Any], request: Request, prompt_of: PromptOf, batch_size: int
+    name: str,
+    decoder: Decoder[Any],
+    request_of: RequestOf,
+    prompt_of: PromptOf,
+    batch_size: int,
 ) -> System:
     """A system that decodes: a source alone, one of its samples, or the fusion."""
     names = [source.name for source in decoder.sources]
@@ -90,12 +95,13 @@ def decoding(
         for row in rows:
             try:
                 prompt = prompts_among(prompt_of(row), names)
-                decoder.start(prompt, request)
+                decoder.start(prompt, request_of(row))
                 accepted.append((row, prompt))
             except PromptError as error:
                 yield Outcome(name, row.id, row.digest(), error=str(error))
         prompts = [prompt for _, prompt in accepted]
-        for index, generation in decoder.generate_each(prompts, request, max_rows=batch_size):
+        requests = [request_of(row) for row, _ in accepted]
+        for index, generation in decoder.generate_each(prompts, requests, max_rows=batch_size):
             yield _decoded(name, accepted[index][0], generation)
 
     return System(name, answer)

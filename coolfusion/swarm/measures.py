@@ -129,7 +129,9 @@ class TaskMeasure:
 
     def identity(self) -> Mapping[str, Any]:
         """The rows by a fingerprint, and how they are asked and judged."""
-        rows = json.dumps([[row.prompt, row.references, row.metric] for row in self.task.rows])
+        rows = json.dumps(
+            [[row.prompt, row.references, row.metric, dict(row.options)] for row in self.task.rows]
+        )
         how = asdict(self.answering)
         del how["batch_size"]  # changes no answer
         return {

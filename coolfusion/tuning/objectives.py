@@ -105,7 +105,13 @@ class Answers:
         else:
             recipe = recipe_of(contender.config, self.sources)
             decoder = SegmentDecoder(self.sources, recipe, speculation=self.speculation)
-        return decoding(contender.system, decoder, self.request, self.prompt_of, self.batch_size)
+        return decoding(
+            contender.system,
+            decoder,
+            lambda row: row.request(self.request),
+            self.prompt_of,
+            self.batch_size,
+        )
 
 
 def recipe_of(config: FusionConfig, sources: Sequence[Source]) -> Recipe:

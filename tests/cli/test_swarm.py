@@ -120,7 +120,7 @@ def test_a_task_on_real_models(run: Run, models: dict[str, Path], tmp_path: Path
         *("--task", tmp_path / "dev.jsonl", "--metric", "exact_match"),
     )
     assert rerun.code == 2
-    assert "other measures" in rerun.err
+    assert "other settings: measures was" in rerun.err
 
 
 def test_progress_on_a_terminal(run: Run, three: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +145,7 @@ UTILITY = f"--utility {HERE}norm"
         (f"{UTILITY}", "was given 0"),
         ("-m a -m b --utility tests.nothing:x", "cannot be imported"),
         ("-m a -m b --utility norm", "cannot be imported"),
-        ("-m a -m b --task none.jsonl", 'Cannot read the task "none.jsonl"'),
+        ("-m a -m b --task none.jsonl", 'Cannot read "none.jsonl"'),
         ("-m a -m b --task task.jsonl --metric best", 'no metric "best"'),
         ("-m a -m b --task task.jsonl --metric x --metric y", "1 tasks were given 2 metrics"),
         ("-m a -m b --task task.jsonl --limit 0", "--limit is 0"),

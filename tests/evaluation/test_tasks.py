@@ -47,7 +47,8 @@ def test_a_file_of_rows(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "not JSON"),
-        ("3", "a row is an object"),
+        ("3", "a row is a text, or an object"),
+        ('"a"', 'no "reference"'),
         ('{"prompt": "a"}', 'no "reference"'),
         ('{"prompt": "a", "reference": null}', 'no "reference"'),
         ('{"prompt": "a", "reference": ""}', '"reference"'),
@@ -56,7 +57,7 @@ def test_a_file_of_rows(tmp_path: Path) -> None:
         ('{"prompt": "a", "reference": " "}', "not blank"),
         ('{"prompt": "a", "reference": NaN}', "finite"),
         ('{"prompt": "a", "reference": ["b", "\\ud800"]}', "encoded"),
-        ('{"prompt": "a", "refrence": "b"}', 'It has "refrence"'),
+        ('{"prompt": "a", "refrence": "b"}', 'the key "refrence"'),
         ('{"prompt": "a", "reference": "b", "metirc": "contains"}', 'the key "metirc"'),
         ('{"reference": "a"}', 'either a "prompt" or "messages"'),
         ('{"prompt": "a", "messages": [], "reference": "a"}', 'either a "prompt" or "messages"'),

@@ -305,7 +305,7 @@ def test_particles_that_do_not_work_are_avoided(tmp_path: Path, experts: Experts
 def test_other_experts_are_not_mixed_in(tmp_path: Path, experts: Experts) -> None:
     swarm(experts, NEAR, tmp_path / "out", plan=PLAN)
     write_llama(tmp_path / "d", 9)
-    with pytest.raises(UsageError, match="other experts"):
+    with pytest.raises(UsageError, match="other settings: experts was"):
         swarm(Experts((*experts.models[:2], tmp_path / "d")), NEAR, tmp_path / "out", plan=PLAN)
     with pytest.raises(UsageError, match="other settings: dtype was"):
         swarm(replace(experts, dtype="float16"), NEAR, tmp_path / "out", plan=PLAN)

@@ -1,0 +1,243 @@
+"""The one reader of rows: JSON lines that ``generate``, ``eval``, ``tune`` and ``swarm`` are given.
+
+    "2 + 3 ="
+    {"id": "b", "messages": [{"role": "user", "content": "..."}], "max_new_tokens": 20}
+    {"prompts": {"mt": "Der Hund.", "llm": "Say in English: Der Hund."}, "topic": "dogs"}
+
+A row is a text, or an object with a "prompt" or "messages". A source named in "prompts" is given
+what stands there in place of it; a row that names all sources can do without. Options of a request
+("max_new_tokens", "stop", "seed" and so on) replace the command's for this row. An "id" is text or
+a whole number (default: the row's number from 0). Other keys are the user's own and are kept,
+except for one that is almost the name of a key above, which is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from coolfusion.decoding.request import Request
+from coolfusion.errors import UsageError
+from coolfusion.tokenization.prompts import EVERYONE_ELSE, Message, OwnPrompt, Prompt
+
+PROMPT_KEYS = ("prompt", "messages", "prompts")
+# What other programs call the options of a request, and no spelling suggests.
+FOREIGN = {
+    "max_length": "max_new_tokens",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+}
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+_WHOLE = (_is_whole_number, "a whole number")
+# Options of a request that a row may give, each with its check and what the check wants.
+_OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": _WHOLE,
+    "stop": (_is_texts, "a text or a list of texts"),
+    "temperature": (_is_number, "a number"),
+    "top_k": _WHOLE,
+    "top_p": (_is_number, "a number"),
+    "seed": _WHOLE,
+    "max_segment_tokens": _WHOLE,
+    "on_source_error": (_is_text, '"drop" or "raise"'),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InputRow:
+    """One prompt of a file.
+
+    ``options`` are those of a request that the row has itself, ``others`` all keys that mean
+    nothing to the reader, ``place`` says where the row stands: a file and line.
+    """
+
+    id: str | int
+    prompt: Prompt
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    others: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    place: str = ""
+
+    def digest(self) -> str:
+        """A short fingerprint of what is asked, by which a resumed run knows the row again."""
+        return fingerprint(self.prompt, self.options)
+
+
+def fingerprint(asked: Any, options: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits for JSON-ready data and the options of a request beside it."""
+    whole = [asked, dict(options)] if options else asked
+    text = json.dumps(whole, sort_keys=True)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def request_with(options: Mapping[str, Any], request: Request) -> Request:
+    """``request`` with the options of a row in the place of its own."""
+    sampling = {key: value for key, value in options.items() if key in _SAMPLING}
+    rest = {key: value for key, value in options.items() if key not in _SAMPLING}
+    if "stop" in rest:
+        rest["stop"] = (rest["stop"],) if isinstance(rest["stop"], str) else tuple(rest["stop"])
+    return replace(request, sampling=replace(request.sampling, **sampling), **rest)
+
+
+def read_rows(path: str | PathLike[str], keys: Sequence[str] = ()) -> tuple[InputRow, ...]:
+    """The rows of a JSON lines file; ``keys`` are further ones that the caller understands.
+
+    Raises ``UsageError`` naming the file and line that is wrong.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UsageError(f'Cannot read "{path}": {error.strerror}.') from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f'"{path}" is not UTF-8 at byte {error.start}. Convert it first.'
+        ) from None
+    records = []
+    # Only line feeds part rows: str.splitlines would cut texts at U+2028 too.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f'"{path}" line {number}'
+        try:
+            records.append((place, json.loads(line)))
+        except ValueError as error:
+            raise UsageError(f"{place} is not JSON: {error}.") from None
+    return rows_from(records, keys)
+
+
+def rows_from(records: Iterable[tuple[str, Any]], keys: Sequence[str] = ()) -> tuple[InputRow, ...]:
+    """Rows from (place, data) pairs, as ``read_rows`` has them from lines."""
+    rows = tuple(
+        _row(place, number, record, keys) for number, (place, record) in enumerate(records)
+    )
+    seen: dict[str | int, str] = {}
+    for row in rows:
+        if row.id in seen:
+            raise UsageError(
+                f"{row.place} has the id {row.id!r} of {seen[row.id]}. Ids tell rows apart on resuming."
+            )
+        seen[row.id] = row.place
+    return rows
+
+
+def _row(place: str, number: int, record: Any, keys: Sequence[str]) -> InputRow:
+    if isinstance(record, str):
+        record = {"prompt": record}
+    if not isinstance(record, Mapping):
+        raise UsageError(
+            f'{place} is {record!r}; a row is a text, or an object with "prompt", "messages" or "prompts".'
+        )
+    _check_spelling(place, record, keys)
+    row_id = record.get("id", number)
+    if not isinstance(row_id, (str, int)) or isinstance(row_id, bool):
+        raise UsageError(f'{place} has the "id" {row_id!r}; it must be text or a whole number.')
+    read = ("id", *PROMPT_KEYS, *_OPTIONS)
+    return InputRow(
+        row_id,
+        _prompt(place, record),
+        _options(place, record),
+        {key: value for key, value in record.items() if key not in read},
+        place,
+    )
+
+
+def _check_spelling(place: str, record: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Refuse a key that is almost one that the row could have and has not."""
+    known = ("id", *PROMPT_KEYS, *_OPTIONS, *keys)
+    # Too short to tell a slip from a key of somebody's own, "id" is not looked for.
+    wanted = {*_OPTIONS, *keys} - record.keys()
+    if not record.keys() & set(PROMPT_KEYS):
+        wanted.update(PROMPT_KEYS)
+    for key in (str(key) for key in record if key not in known):
+        meant = difflib.get_close_matches(key.lower(), sorted(wanted), 1, cutoff=0.8)
+        if key in FOREIGN or meant:
+            raise UsageError(
+                f'{place} has the key "{key}", which means nothing here. Did you mean '
+                f'"{FOREIGN.get(key) or meant[0]}"? If it is something of your own, give it another name.'
+            )
+
+
+def _prompt(place: str, record: Mapping[str, Any]) -> Prompt:
+    prompt, messages, own = (record.get(key) for key in PROMPT_KEYS)
+    if (prompt is not None and messages is not None) or (prompt, messages, own) == (None,) * 3:
+        raise UsageError(
+            f'{place} must have either a "prompt" or "messages", or "prompts" for all sources.'
+        )
+    shared: OwnPrompt | None = None
+    if prompt is not None:
+        shared = _text(place, "prompt", prompt)
+    elif messages is not None:
+        shared = _messages(place, "messages", messages)
+    if own is None:
+        return shared or ""
+    if not isinstance(own, Mapping) or not own:
+        raise UsageError(
+            f'{place} has the "prompts" {own!r}; they map names of sources to texts or messages.'
+        )
+    if shared is not None and EVERYONE_ELSE in own:
+        raise UsageError(
+            f'{place} has two prompts for the sources it does not name: one under "{EVERYONE_ELSE}" in '
+            '"prompts", and one beside them. Leave one out.'
+        )
+    prompts = {str(name): _own_prompt(place, f"prompts {name}", own[name]) for name in own}
+    return prompts if shared is None else {EVERYONE_ELSE: shared, **prompts}
+
+
+def _own_prompt(place: str, key: str, value: Any) -> OwnPrompt:
+    return _text(place, key, value) if isinstance(value, str) else _messages(place, key, value)
+
+
+def _text(place: str, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f'{place} has the "{key}" {value!r}; it must be text, not empty.')
+    return value
+
+
+def _messages(place: str, key: str, value: Any) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise UsageError(f'{place} has no list of chat messages in "{key}".')
+    return [_message(place, message) for message in value]
+
+
+def _message(place: str, message: Any) -> Message:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise UsageError(f'{place} has the message {message!r}; it needs a "role" and "content".')
+    return {"role": role, "content": content}
+
+
+def _options(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a request that the row gives; null is as good as none."""
+    options = {key: record[key] for key in _OPTIONS if record.get(key) is not None}
+    for key, value in options.items():
+        fits, wanted = _OPTIONS[key]
+        if not fits(value):
+            raise UsageError(f'{place} has the "{key}" {value!r}; it must be {wanted}.')
+    try:
+        request_with(options, Request())
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from None
+    return options
