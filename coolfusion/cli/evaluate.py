@@ -11,6 +11,7 @@ from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import check_chat
+from coolfusion.cli.resume import resume_settings
 from coolfusion.cli.tasks import find_functions_here, output_folder, row_prompts, show_report
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from coolfusion.evaluation import EvaluationPlan, Report
 
 HARNESS = "lm_eval:"
-# Options that change no answer; a resumed run must have the same of all others.
-_FREE = frozenset(
-    "command run task metric systems limit output json batch_size device include_path".split()
-)
 
 
 def add_parser(commands: Any) -> None:
@@ -111,7 +108,7 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
     scored = row_metrics(task, metric)[task.rows[0].id].needs_likelihood
     plan = _plan(arguments, request.sampling)
     kept = {"outcomes": "likelihoods of the references" if scored else "answers"}
-    with Record(_answers(arguments), {**_settings(arguments), **kept}) as record:
+    with Record(_answers(arguments), {**resume_settings(arguments), **kept}) as record:
         fusion = options.load_fusion(arguments)
         with ProgressBar("rows", "row") as bar:
             return evaluate(
@@ -151,10 +148,6 @@ def _answers(arguments: argparse.Namespace) -> Path | None:
     return folder / "answers.jsonl"
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(arguments).items() if name not in _FREE}
-
-
 def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
     """The report on a task of lm-evaluation-harness."""
     from coolfusion.evaluation import Record
@@ -177,7 +170,7 @@ def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
             'install "coolfusion[harness]".'
         ) from None
     answers = _answers(arguments)
-    settings = {**_settings(arguments), "task": arguments.task, "limit": arguments.limit}
+    settings = {**resume_settings(arguments), "task": arguments.task, "limit": arguments.limit}
     with Record(answers, settings) as record:
         fusion = options.load_fusion(arguments)
         record.begin()

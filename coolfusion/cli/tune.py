@@ -10,6 +10,7 @@ from coolfusion.cli import options
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import check_chat
+from coolfusion.cli.resume import resume_settings
 from coolfusion.cli.tasks import find_functions_here, output_folder, row_prompts, show_report
 from coolfusion.cli.terminal import say
 from coolfusion.config.options import FUSION, MODELS, OPTIONS, RESPONSE, SPEED
@@ -21,11 +22,8 @@ if TYPE_CHECKING:
     from coolfusion.tuning import TuningPlan, TuningProgress, TuningReport
 
 FILES = ("fusion.toml", "trials.jsonl", "report.json", "report.md")
-# Options that change no kept answer; a resumed run must have the same of all others.
-_FREE = frozenset(
-    "command config run task metric search trials vary held_out show output json batch_size device "
-    "speculation limit reranker boundary gate weights lead seed".split()
-)
+# Options that the search varies, so that answers are kept by their values.
+VARIED = ("reranker", "boundary", "gate", "weights", "lead")
 
 
 def add_parser(commands: Any) -> None:
@@ -180,7 +178,7 @@ def _tuned(
     from coolfusion.tuning import tune
 
     log = Path(arguments.output) / "trials.jsonl"
-    with Record(log, _settings(arguments)) as record:
+    with Record(log, _settings(arguments, task)) as record:
         fusion = options.load_fusion(arguments)
         with ProgressBar("tuning", "trial") as bar:
             return tune(
@@ -221,9 +219,10 @@ class _Shown:
         )
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(arguments).items() if name not in _FREE}
-    return {**kept, "seed": arguments.seed} if arguments.temperature > 0 else kept
+def _settings(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
+    # Where all answers are greedy, the seed is only that of the search.
+    samples = any(row.options.get("temperature", arguments.temperature) for row in task.rows)
+    return resume_settings(arguments, *VARIED, *(() if samples else ("seed",)))
 
 
 def _complete(

@@ -50,10 +50,10 @@ def test_a_table_a_folder_and_a_second_run(
     assert (folder / "answers.jsonl").read_bytes() == answers
     other = run(*command, "--output", folder, "--samples", 1, "--preset", "paper")
     assert other.code == 2
-    assert "preset 'default'; this one has 'paper'" in other.err
+    assert "preset was 'default' and is 'paper' now" in other.err
     scored = run(*command, "--output", folder, "--samples", 1, "--metric", "perplexity")
     assert scored.code == 2
-    assert "outcomes 'answers'; this one has 'likelihoods of the references'" in scored.err
+    assert "outcomes was 'answers' and is 'likelihoods of the references' now" in scored.err
     assert (folder / "answers.jsonl").read_bytes() == answers
 
 

@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on_to_files_that_commands_accept(
     assert (folder / "trials.jsonl").read_bytes() == answers
     other = run(*command, "--raw")
     assert other.code == 2
-    assert "raw False; this one has True" in other.err
+    assert "raw was False and is True now" in other.err
 
     said = run("generate", QUESTION, "--config", folder / "fusion.toml", "-q", "--json")
     assert json.loads(said.out)["sources"] == ["sums", "groups"]
