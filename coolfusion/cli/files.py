@@ -43,3 +43,16 @@ def check_writable(path: str) -> None:
         raise UsageError(f'Cannot write "{path}": it is a folder. Give the path of a file in it.')
     if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise UsageError(f'Cannot write "{path}": permission is denied.')
+
+
+def check_distinct(output: str, source: str, option: str) -> None:
+    """Raise ``UsageError`` if ``output`` is the file that ``option`` reads, by whatever path."""
+    try:
+        same = os.path.samefile(output, source)
+    except OSError:  # one of them is not there
+        same = False
+    if same:
+        raise UsageError(
+            f'--output "{output}" is the file of {option} "{source}", which would be destroyed. Give '
+            "another path."
+        )

@@ -52,6 +52,14 @@ def check_chat(arguments: argparse.Namespace) -> None:
         raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
 
 
+def prompt_of_row(arguments: argparse.Namespace, fusion: FusionModel, given: Prompt) -> Prompt:
+    """The prompt of a row, whose own prompts stand beside the one for everyone else."""
+    if not isinstance(given, Mapping):
+        return prompt_of(arguments, fusion, given)
+    own = {name: each for name, each in given.items() if name != EVERYONE_ELSE}
+    return prompt_of(arguments, fusion, given.get(EVERYONE_ELSE), own)
+
+
 def own_prompts(arguments: argparse.Namespace) -> dict[str, OwnPrompt]:
     """The prompts of --prompt-for by source. Raises ``UsageError`` for one that is none."""
     own: dict[str, OwnPrompt] = {}

@@ -1,67 +1,159 @@
-"""``coolfusion generate --input``: a file of prompts, decoded side by side and resumable."""
+"""``coolfusion generate --input``: a file of prompts, decoded side by side and resumable.
+
+An output has one line per answered row and nothing else, since people pipe it onward. Each line
+therefore says by itself what it answers and how it was made:
+
+    {"id": "b", "asked": "5f0c...", "text": "...", ..., "topic": "dogs", "settings": {...}}
+
+``asked`` is a digest of the row's prompt and own options, ``settings`` holds the options of the
+command that change an answer. Keys of the row that are the user's own, and the row's options,
+are carried along. A run goes on from an output only if all lines have its settings and no row
+asks something else than its line; otherwise it is refused, and nothing is decoded again by
+guesswork or overwritten.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, final
 
 from coolfusion.cli import files, options
 from coolfusion.cli.progress import ProgressBar
-from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.prompts import prompt_of_row
+from coolfusion.cli.resume import resume_settings
 from coolfusion.cli.terminal import result_dict, say
-from coolfusion.errors import PromptError, UsageError
+from coolfusion.errors import CoolfusionError, PromptError, UsageError
+from coolfusion.jsonlog import JsonLog, check_same_settings
 
 if TYPE_CHECKING:
     from coolfusion.decoding.request import Request
+    from coolfusion.evaluation.rows import InputRow
     from coolfusion.fusion import FusionModel
-    from coolfusion.tokenization.prompts import OwnPrompt, Prompt
+    from coolfusion.tokenization.prompts import Prompt
 
-
-ROW_START = b'{"id": '
-
-
-@dataclass(frozen=True, slots=True)
-class InputRow:
-    """One prompt of a file; ``id`` is its own or its number.
-
-    Sources in ``own`` are given what it says, all others ``content`` (None: there are no others).
-    """
-
-    id: str | int
-    content: OwnPrompt | None
-    own: Mapping[str, OwnPrompt] = field(default_factory=dict)
+START = r'\{"id": (?:-?\d+|"(?:[^"\\]|\\.)*"), "asked": "[0-9a-f]{16}", '
+# Keys of an output's line; a key of the user's own cannot have their names.
+TAKEN = frozenset(
+    "id asked error text stop_reason stop_string sources wins num_steps num_contested "
+    "tokens_forwarded forward_passes seconds warnings settings".split()
+)
 
 
 def run(arguments: argparse.Namespace, request: Request) -> int:
     """Answer every row that the output does not hold yet, and return the exit code."""
+    from coolfusion.evaluation.rows import read_rows
+
     rows = read_rows(arguments.input)
-    done = repair_output(arguments.output) if arguments.output else {}
-    todo = [row for row in rows if row.id not in done]
-    num_failed = sum(done.values())
-    with (
-        open(arguments.output, "a", encoding="utf-8")
-        if arguments.output
-        else nullcontext(sys.stdout) as output
-    ):
-        if todo:
-            fusion = options.load_fusion(arguments)
-            num_done = len(rows) - len(todo)
-            with ProgressBar("rows", "row") as bar:
-                bar.show(num_done, len(rows))
-                for record in answers(arguments, fusion, todo, request):
-                    bar.hide()  # rows may go to the same terminal
-                    write_row(output, record)
-                    num_failed += "error" in record
-                    num_done += 1
-                    bar.show(num_done, len(rows))
-        else:
-            say(f"All {len(rows)} rows are finished already.")
+    _check_own_keys(rows)
+    if arguments.output is None:
+        return _answer(arguments, rows, request, Printed(), resume_settings(arguments))
+    files.check_distinct(arguments.output, arguments.input, "--input")
+    files.check_writable(arguments.output)
+    settings = json.loads(json.dumps(resume_settings(arguments)))
+    with AnswerFile(arguments.output, settings) as output:
+        output.check(rows)
+        return _answer(arguments, rows, request, output, settings)
+
+
+@final
+class AnswerFile:
+    """The answers of an output file; each is on the disk before the next is taken.
+
+    ``errors`` says of each answered row's id whether it is an error. Raises ``UsageError`` for a
+    file of other settings, for one that no earlier run wrote and for one that is being written.
+    """
+
+    def __init__(self, path: str, settings: dict[str, Any]) -> None:
+        self.errors: dict[str | int, bool] = {}
+        self._asked: dict[str | int, str] = {}
+        self._settings = settings
+        self._path = Path(path)
+        self._log = JsonLog(path, self._take, start=START)
+
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._log.__exit__(kind, error, trace)
+
+    def check(self, rows: Iterable[InputRow]) -> None:
+        """Raise ``UsageError`` if a row asks something else than what its line answers."""
+        changed = [
+            f"{row.id!r} ({row.place})"
+            for row in rows
+            if self._asked.get(row.id, row.digest()) != row.digest()
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UsageError(
+                f'"{self._path}" has answered something else than what these rows ask now: '
+                f"{', '.join(changed[:3])}{more}. Delete their lines to answer them anew, give rows ids of "
+                "their own, or choose another --output; nothing was changed."
+            )
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Keep an answer. One that cannot be written is printed instead, and the error raised."""
+        try:
+            self._log.append(record)
+        except CoolfusionError:
+            Printed().add(record)
+            say("The answer that could not be written is on standard output.")
+            raise
+
+    def _take(self, record: dict[str, Any]) -> None:
+        row_id, asked, settings = record["id"], record["asked"], record["settings"]
+        if not isinstance(row_id, (str, int)) or isinstance(row_id, bool) or row_id in self.errors:
+            raise ValueError(row_id)
+        if not isinstance(asked, str) or not isinstance(settings, dict):
+            raise TypeError("a line says what it answers and how")
+        check_same_settings(self._path, settings, self._settings)
+        self.errors[row_id] = "error" in record
+        self._asked[row_id] = asked
+
+
+@final
+class Printed:
+    """Answers on standard output, each at once."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str | int, bool] = {}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Print an answer."""
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+
+
+def _answer(
+    arguments: argparse.Namespace,
+    rows: Sequence[InputRow],
+    request: Request,
+    output: AnswerFile | Printed,
+    settings: dict[str, Any],
+) -> int:
+    """Add an answer to the output for each row that has none, and return the exit code."""
+    todo = [row for row in rows if row.id not in output.errors]
+    num_failed = sum(output.errors.get(row.id, False) for row in rows)
+    if todo:
+        fusion = options.load_fusion(arguments)
+        num_done = len(rows) - len(todo)
+        with ProgressBar("rows", "row") as bar:
+            bar.show(num_done, len(rows))
+            for number, record in enumerate(answers(arguments, fusion, todo, request), 1):
+                bar.hide()  # rows may go to the same terminal
+                output.add({**record, "settings": settings})
+                num_failed += "error" in record
+                bar.show(num_done + number, len(rows))
+    else:
+        say(f"All {len(rows)} rows are finished already.")
     if num_failed:
         say(
             f"{num_failed} of {len(rows)} rows could not be answered and hold an error; delete their lines to try again."
@@ -70,118 +162,44 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
 
 
 def answers(
-    arguments: argparse.Namespace, fusion: FusionModel, todo: list[InputRow], request: Request
+    arguments: argparse.Namespace,
+    fusion: FusionModel,
+    todo: Sequence[InputRow],
+    request: Request,
 ) -> Iterator[dict[str, Any]]:
     """A record for each row, in the order in which they finish; a bad row's holds its error."""
+    from coolfusion.evaluation.rows import request_with
+
     decoder = fusion.decoder_for()
-    good: list[tuple[InputRow, Prompt]] = []
+    good: list[tuple[InputRow, Prompt, Request]] = []
     for row in todo:
+        own = request_with(row.options, request)
         try:
-            prompt = prompt_of(arguments, fusion, row.content, row.own)
-            decoder.start(prompt, request)
-            good.append((row, prompt))
+            prompt = prompt_of_row(arguments, fusion, row.prompt)
+            decoder.start(prompt, own)
+            good.append((row, prompt, own))
         except PromptError as error:
-            yield {"id": row.id, "error": str(error)}
-    prompts = [prompt for _, prompt in good]
+            yield _record(row, {"error": str(error)})
+        except UsageError as error:
+            raise UsageError(f"{row.place}: {error}") from None
     for index, generation in decoder.generate_each(
-        prompts, request, max_rows=arguments.batch_size, max_tokens=arguments.max_batch_tokens
+        [prompt for _, prompt, _ in good],
+        [own for _, _, own in good],
+        max_rows=arguments.batch_size,
+        max_tokens=arguments.max_batch_tokens,
     ):
-        yield {"id": good[index][0].id, **result_dict(generation)}
+        yield _record(good[index][0], result_dict(generation))
 
 
-def read_rows(path: str) -> list[InputRow]:
-    """The rows of a JSON lines file. Raises ``UsageError`` naming the line that is wrong."""
-    try:
-        lines = Path(path).read_bytes().decode("utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f'Cannot read "{path}": {error.strerror}.') from None
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f'"{path}" is not UTF-8 at byte {error.start}. Convert it first.'
-        ) from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines) if line.strip()]
-    ids = [row.id for row in rows]
-    if len(set(ids)) != len(ids):
-        repeated = next(entry for entry in ids if ids.count(entry) > 1)
-        raise UsageError(
-            f'"{path}" has several rows with the id {repeated!r}. Ids tell rows apart on resuming.'
-        )
-    return rows
+def _record(row: InputRow, result: dict[str, Any]) -> dict[str, Any]:
+    return {"id": row.id, "asked": row.digest(), **result, **row.options, **row.others}
 
 
-def repair_output(path: str) -> dict[str | int, bool]:
-    """Ids of the rows an output file holds, each with whether it is an error.
-
-    A last line that was cut off in writing is removed. Raises ``UsageError`` for a file that
-    no earlier run can have written, and leaves it as it is.
-    """
-    files.check_writable(path)
-    target = Path(path)
-    data = target.read_bytes() if target.exists() else b""
-    complete, torn = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
-    done = {}
-    for number, line in enumerate(complete.split(b"\n")[:-1], 1):
-        try:
-            record = json.loads(line)
-            done[_checked_id(record["id"])] = "error" in record
-        except (ValueError, KeyError, TypeError):
-            raise _foreign(path, number) from None
-    if torn:
-        if not (torn.startswith(ROW_START) or ROW_START.startswith(torn)):
-            raise _foreign(path, len(done) + 1)
-        with target.open("r+b") as file:
-            file.truncate(len(complete))
-    return done
-
-
-def _foreign(path: str, number: int) -> UsageError:
-    return UsageError(
-        f'"{path}" line {number} is not a row of an earlier run. Choose another --output; nothing was changed.'
-    )
-
-
-def _checked_id(value: Any) -> str | int:
-    if not isinstance(value, (str, int)):
-        raise TypeError(f"a row's id must be text or a whole number, not {value!r}")
-    return value
-
-
-def write_row(output: IO[str], record: dict[str, Any]) -> None:
-    """Write a row whole and at once, so that an interruption loses no finished one."""
-    output.write(json.dumps(record, ensure_ascii=False) + "\n")
-    output.flush()
-
-
-def _row(path: str, number: int, line: str) -> InputRow:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f'"{path}" line {number + 1} is not JSON: {error}.') from None
-    if isinstance(value, str):
-        return InputRow(number, value)
-    row_id = value.get("id", number) if isinstance(value, dict) else None
-    own = value.get("prompts", {}) if isinstance(value, dict) else None
-    if isinstance(row_id, (str, int)) and isinstance(own, dict):
-        prompt, messages = value.get("prompt"), value.get("messages")
-        common = [each for each in (prompt, messages) if each is not None]
-        given = [*common, *own.values()]
-        is_as_named = not isinstance(prompt, list) and not isinstance(messages, str)
-        if given and len(common) < 2 and is_as_named and all(map(_is_prompt, given)):
-            return InputRow(row_id, next(iter(common), None), own)
-    raise UsageError(
-        f'"{path}" line {number + 1} is no row. A row is a string, or an object with "prompt" or '
-        '"messages" and, if wanted, "prompts" that map names of sources to texts or messages of '
-        'their own, and an "id" of text or a whole number.'
-    )
-
-
-def _is_prompt(content: object) -> bool:
-    return isinstance(content, str) or (
-        isinstance(content, list)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in content
-        )
-    )
+def _check_own_keys(rows: Iterable[InputRow]) -> None:
+    for row in rows:
+        taken = sorted(TAKEN & row.others.keys())
+        if taken:
+            raise UsageError(
+                f'{row.place} has the key "{taken[0]}", which the line of its answer has itself. Keys of '
+                "your own are carried along; give it another name."
+            )

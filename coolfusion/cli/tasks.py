@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli.files import check_writable
-from coolfusion.cli.prompts import prompt_of
+from coolfusion.cli.prompts import prompt_of, prompt_of_row
 from coolfusion.errors import UsageError
-from coolfusion.tokenization.prompts import EVERYONE_ELSE
 
 if TYPE_CHECKING:
-    from coolfusion.evaluation import Row
     from coolfusion.evaluation.systems import PromptOf
     from coolfusion.fusion import FusionModel
-    from coolfusion.tokenization.prompts import Prompt
 
 
 def output_folder(path: str, files: Sequence[str]) -> Path:
@@ -61,10 +58,4 @@ def row_prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:
         prompt_of(arguments, fusion, "")  # says once, or refuses, what would be said of each row
         arguments.raw = True
 
-    def prompt(row: Row) -> Prompt:
-        if not isinstance(row.prompt, Mapping):
-            return prompt_of(arguments, fusion, row.prompt)
-        own = {name: each for name, each in row.prompt.items() if name != EVERYONE_ELSE}
-        return prompt_of(arguments, fusion, row.prompt.get(EVERYONE_ELSE), own)
-
-    return prompt
+    return lambda row: prompt_of_row(arguments, fusion, row.prompt)

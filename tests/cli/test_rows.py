@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from coolfusion.cli.rows import TAKEN
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from tests.cli.conftest import QUESTION, Run
 
@@ -53,8 +54,12 @@ def test_every_row_is_answered_as_if_alone(run: Run, source: list[object], tmp_p
 def test_finished_rows_are_not_run_again(
     run: Run, source: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, out = write(tmp_path / "in", ROWS), tmp_path / "out"
-    out.write_text('{"id": "b", "text": "kept as it was"}\n{"id": "9", "text": "another id"}\n')
+    out = tmp_path / "out"
+    earlier = [ROWS[1], {"id": "9", "prompt": "another id"}]
+    assert run(*source, "--input", write(tmp_path / "in", earlier), "--output", out).code == 0
+    kept = [json.loads(line) for line in out.read_text().splitlines()]
+    write(out, [{**row, "text": "kept as it was"} for row in kept])
+    rows = write(tmp_path / "in", ROWS)
     assert run(*source, "--input", rows, "--output", out).code == 0
     answers = rows_of(out)
     assert set(answers) == {*IDS, "9"}
@@ -70,17 +75,24 @@ def test_finished_rows_are_not_run_again(
 
 
 @pytest.mark.parametrize(
-    "torn", ['{"i', '{"id": "b", "text": "half', '{"id": "b", "text": "h\\u00']
+    "torn",
+    [
+        '{"i',
+        '{"id": "b',
+        '{"id": "b", "asked": "0123',
+        '{"id": "b", "asked": "0123456789abcdef", "te',
+    ],
 )
 def test_a_torn_last_line_is_cut_off(
     run: Run, source: list[object], tmp_path: Path, torn: str
 ) -> None:
-    rows, out = write(tmp_path / "in", ROWS[:2]), tmp_path / "out"
-    out.write_text('{"id": 0, "text": "first"}\n' + torn)
-    assert run(*source, "--input", rows, "--output", out).code == 0
-    answers = rows_of(out)
-    assert answers[0]["text"] == "first"
-    assert "half" not in answers["b"]["text"]
+    out = tmp_path / "out"
+    assert run(*source, "--input", write(tmp_path / "in", ROWS[:1]), "--output", out).code == 0
+    first = out.read_text()
+    out.write_text(first + torn)
+    assert run(*source, "--input", write(tmp_path / "in", ROWS[:2]), "--output", out).code == 0
+    assert out.read_text().startswith(first)
+    assert set(rows_of(out)) == {0, "b"}
 
 
 @pytest.mark.parametrize("content", ["a\nb\n", '{"id": 1, "text": "x"}\nnotes\n', "[1]\n"])
@@ -96,14 +108,14 @@ def test_a_file_of_something_else_is_left_alone(
 
 
 def test_a_bad_row_fails_alone(run: Run, source: list[object], tmp_path: Path) -> None:
-    bad = [QUESTION, "", "many words " * 2000, "How many?"]
+    bad = [QUESTION, "half \ud800", "many words " * 2000, "How many?"]
     rows, out = write(tmp_path / "in", bad), tmp_path / "out"
     got = run(*source, "--input", rows, "--output", out)
     assert got.code == 1
     assert "2 of 4 rows" in got.err
     answers = rows_of(out)
     assert [row for row in answers if "error" in answers[row]] == [1, 2]
-    assert "empty" in answers[1]["error"]
+    assert "half a character" in answers[1]["error"]
     assert "context window" in answers[2]["error"]
 
 
@@ -116,6 +128,9 @@ def test_a_bad_row_fails_alone(run: Run, source: list[object], tmp_path: Path) -
         '{"prompt": 3}',
         '{"messages": [{"role": 1}]}',
         '{"id": 0, "prompt": ""}',
+        '{"id": 0, "prompt": "twice"}',
+        '{"prompt": "a", "text": "b"}',
+        '{"prompt": "a", "tempertaure": 3}',
     ],
 )
 def test_an_unreadable_line_stops_before_any_work(
@@ -139,6 +154,29 @@ def test_files_that_cannot_be_used(run: Run, source: list[object], tmp_path: Pat
         ["--input", rows, "prompt"],
     ):
         assert run(*source, *arguments).code == 2, arguments
+
+
+def test_rows_take_options_and_keep_keys_of_their_own(
+    run: Run, source: list[object], tmp_path: Path
+) -> None:
+    own = {"max_new_tokens": 3, "topic": {"a": [1, None]}, "half": "\ud800", "reference": 5}
+    given = [
+        QUESTION,
+        {"prompt": QUESTION, **own},
+        {"prompt": QUESTION, "seed": 1, "temperature": 9},
+    ]
+    rows, out = write(tmp_path / "in", given), tmp_path / "out"
+    assert run(*source, "--input", rows, "--output", out).code == 0
+    whole, short, warm = (answer for _, answer in sorted(rows_of(out).items()))
+    assert {key: short[key] for key in own} == own
+    assert whole["text"].startswith(short["text"])
+    assert len(short["text"]) < len(whole["text"])
+    alone = run(*source, "--json", QUESTION, "--seed", 1, "--temperature", 9)
+    assert warm["text"] == json.loads(alone.out)["text"] != whole["text"]
+    assert whole.keys() <= TAKEN
+    assert set(whole["settings"]) >= {"model", "max_new_tokens", "preset", "seed", "raw"}
+    printed = json.loads(run(*source, "--input", rows).out.splitlines()[0])
+    assert printed.keys() == rows_of(out)[printed["id"]].keys()
 
 
 def test_control_c_loses_no_finished_row(
@@ -214,9 +252,12 @@ def test_line_separators_inside_a_text_split_no_row(
     run: Run, source: list[object], tmp_path: Path
 ) -> None:
     rows, out = tmp_path / "in", tmp_path / "out"
-    rows.write_text('{"id": "a", "prompt": "one\u2028two\u0085three"}\n', encoding="utf-8")
-    out.write_text('{"id": "a", "text": "one\u2028two"}\n', encoding="utf-8")
-    assert run(*source, "--input", rows, "--output", out).code == 0
+    rows.write_text(
+        '{"id": "a", "prompt": "one\u2028two\u0085three", "note": "a\u2028b"}\n', encoding="utf-8"
+    )
+    for _ in range(2):
+        assert run(*source, "--input", rows, "--output", out).code == 0
+    assert out.read_bytes().count(b"\n") == 1
 
 
 def test_a_failed_row_is_written_once(run: Run, source: list[object], tmp_path: Path) -> None:
