@@ -109,6 +109,7 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
     plan = _plan(arguments, request.sampling)
     kept = {"outcomes": "likelihoods of the references" if scored else "answers"}
     with Record(_answers(arguments), {**resume_settings(arguments), **kept}) as record:
+        record.check_rows(task.rows)
         fusion = options.load_fusion(arguments)
         with ProgressBar("rows", "row") as bar:
             return evaluate(
@@ -144,7 +145,8 @@ def _answers(arguments: argparse.Namespace) -> Path | None:
     """Where finished rows are kept; the folder is made if its parent exists."""
     if arguments.output is None:
         return None
-    folder = output_folder(arguments.output, ("answers.jsonl", "report.json", "report.md"))
+    names = ("answers.jsonl", "report.json", "report.md")
+    folder = output_folder(arguments.output, names, arguments.task)
     return folder / "answers.jsonl"
 
 

@@ -87,18 +87,14 @@ class AnswerFile:
 
     def check(self, rows: Iterable[InputRow]) -> None:
         """Raise ``UsageError`` if a row asks something else than what its line answers."""
+        from coolfusion.evaluation.rows import check_unchanged
+
         changed = [
             f"{row.id!r} ({row.place})"
             for row in rows
             if self._asked.get(row.id, row.digest()) != row.digest()
         ]
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise UsageError(
-                f'"{self._path}" has answered something else than what these rows ask now: '
-                f"{', '.join(changed[:3])}{more}. Delete their lines to answer them anew, give rows ids of "
-                "their own, or choose another --output; nothing was changed."
-            )
+        check_unchanged(f'"{self._path}"', changed)
 
     def add(self, record: dict[str, Any]) -> None:
         """Keep an answer. One that cannot be written is printed instead, and the error raised."""

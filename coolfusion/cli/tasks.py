@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coolfusion.cli.files import check_writable
+from coolfusion.cli.files import check_distinct, check_writable
 from coolfusion.cli.prompts import prompt_of, prompt_of_row
 from coolfusion.errors import UsageError
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from coolfusion.fusion import FusionModel
 
 
-def output_folder(path: str, files: Sequence[str]) -> Path:
+def output_folder(path: str, files: Sequence[str], task: str) -> Path:
     """The output folder, made if its parent exists, in which all ``files`` can be written.
 
-    Raises ``UsageError`` where that is not so.
+    Raises ``UsageError`` where that is not so, and where one of them is the ``task`` itself.
     """
     folder = Path(path)
     if not folder.exists():
@@ -32,6 +32,7 @@ def output_folder(path: str, files: Sequence[str]) -> Path:
         raise UsageError(f'--output "{folder}" is a file. Give a folder; {", ".join(files)} go in.')
     for name in files:
         check_writable(str(folder / name))
+        check_distinct(str(folder / name), task, "--task")
     return folder
 
 

@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     names, base = _base(arguments)
     plan = _plan(arguments)
     plan.prepare(task, names, base)  # refuses all that can be refused without a model
-    folder = output_folder(arguments.output, FILES)
+    folder = output_folder(arguments.output, FILES, arguments.task)
     report = _tuned(arguments, task, plan, base)
     write_fusion_file(folder / "fusion.toml", _complete(arguments, names, report))
     return _finish(arguments, report, folder)
@@ -179,6 +179,7 @@ def _tuned(
 
     log = Path(arguments.output) / "trials.jsonl"
     with Record(log, _settings(arguments, task)) as record:
+        record.check_rows(task.rows)
         fusion = options.load_fusion(arguments)
         with ProgressBar("tuning", "trial") as bar:
             return tune(

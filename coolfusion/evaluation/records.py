@@ -7,13 +7,14 @@ one finished (system, row). A later line for the same pair replaces an earlier o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from types import TracebackType
 from typing import Any, final
 
 from coolfusion.errors import UsageError
+from coolfusion.evaluation.rows import check_unchanged
 from coolfusion.evaluation.tasks import Row
 from coolfusion.jsonlog import JsonLog
 from coolfusion.types import StopReason
@@ -102,6 +103,18 @@ class Record:
         """Keep how many samples of each source are drawn, so that a resumed run draws as many."""
         self._append({"kind": "samples", "num_samples": dict(num_samples)})
         self.num_samples = dict(num_samples)
+
+    def check_rows(self, rows: Iterable[Row]) -> None:
+        """Raise ``UsageError`` if a row asks something else than what was answered under its id."""
+        answered: dict[str | int, set[str]] = {}
+        for outcome in self.outcomes.values():
+            answered.setdefault(outcome.row, set()).add(outcome.digest)
+        changed = [
+            f"{row.id!r} ({row.place})"
+            for row in rows
+            if answered.get(row.id, set()) - {row.digest(), row.digest(with_references=True)}
+        ]
+        check_unchanged("This run" if self._log is None else f'"{self._log.path}"', changed)
 
     def finished(
         self, system: str, row: Row, digest: str, needs: tuple[str, ...] = ()

@@ -92,6 +92,20 @@ def fingerprint(asked: Any, options: Mapping[str, Any]) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def check_unchanged(what: str, changed: Sequence[str]) -> None:
+    """Raise ``UsageError`` if there are ``changed`` rows, which ask something else than before.
+
+    ``what`` has answered them, and they are named with their places.
+    """
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UsageError(
+            f"{what} has answered something else than what these rows ask now: {', '.join(changed[:3])}{more}. "
+            "Delete their lines to answer them anew, give rows ids of their own, or choose another "
+            "output; nothing was changed."
+        )
+
+
 def request_with(options: Mapping[str, Any], request: Request) -> Request:
     """``request`` with the options of a row in the place of its own."""
     sampling = {key: value for key, value in options.items() if key in _SAMPLING}

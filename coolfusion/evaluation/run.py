@@ -63,6 +63,7 @@ def evaluate(
         prompt_of or (lambda row: row.prompt),
         progress or (lambda *_: None),
     )
+    run.record.check_rows(task.rows)
     ran = run.score_references() if run.scores_references else run.answer()
     return report_on(task, run.metrics, run.record, run.names, ran, seed=run.plan.seed)
 

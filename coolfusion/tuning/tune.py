@@ -46,6 +46,7 @@ def tune(
     prepared = plan.prepare(task, names, base)
     prompt_of = prompt_of or _as_it_stands
     record = record if record is not None else Record()
+    record.check_rows(task.rows)
     objective: Objective
     if prepared.of_references:
         objective = References(
