@@ -6,18 +6,19 @@ import argparse
 from typing import Any
 
 # Options that change no answer: where things are, how fast they go, what is shown and how it is
-# judged. Prompts and rows are compared one by one, by their digests.
+# judged. Rows are compared one by one, by their digests.
 _FREE = frozenset(
     "command run config task metric systems search trials vary held_out show limit include_path "
     "prompt prompt_for input output json explain trace n_best quiet no_color "
-    "batch_size max_batch_tokens device speculation drafter trust_remote_code".split()
+    "batch_size max_batch_tokens device trust_remote_code".split()
 )
 
 
 def resume_settings(arguments: argparse.Namespace, *free: str) -> dict[str, Any]:
     """The options that change an answer, without those that were not given.
 
-    ``free`` names further ones that the command keeps apart in another way.
+    ``free`` names further ones: those that the command keeps apart in another way, and those of
+    guessing ahead where what it costs is not measured.
     """
     return {
         name: value

@@ -49,11 +49,12 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
 
     rows = read_rows(arguments.input)
     _check_own_keys(rows)
+    # As they come back from a file, where a tuple is a list.
+    settings = json.loads(json.dumps(resume_settings(arguments, "speculation", "drafter")))
     if arguments.output is None:
-        return _answer(arguments, rows, request, Printed(), resume_settings(arguments))
+        return _answer(arguments, rows, request, Printed(), settings)
     files.check_distinct(arguments.output, arguments.input, "--input")
     files.check_writable(arguments.output)
-    settings = json.loads(json.dumps(resume_settings(arguments)))
     with AnswerFile(arguments.output, settings) as output:
         output.check(rows)
         return _answer(arguments, rows, request, output, settings)
