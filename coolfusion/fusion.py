@@ -127,7 +127,7 @@ class FusionModel:
 
         ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), and so may
         ``config`` beside other models. What is given here replaces what the file says. What each
-        option does is said in docs/options.md. ``device`` and ``dtype`` hold for all sources or are
+        option does is said in docs/use/options.md. ``device`` and ``dtype`` hold for all sources or are
         given one each. ``speculation`` and ``drafter`` change no text. ``model_options`` are
         passed on to transformers. ``progress`` is called with (name, how many are loaded, of how
         many). Raises ``UsageError`` for what cannot be done as asked.

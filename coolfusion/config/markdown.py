@@ -1,4 +1,4 @@
-"""The table of options as docs/options.md has it."""
+"""The table of options as docs/use/options.md has it."""
 
 from __future__ import annotations
 

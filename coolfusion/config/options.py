@@ -1,7 +1,7 @@
 """The one table of options: of a fusion, of what it costs and of a request.
 
 From it come the command line, ``fusion.toml``, the arguments of the harness, the settings that a
-resumed run must share, and docs/options.md. The signatures of ``FusionModel`` are written out for
+resumed run must share, and docs/use/options.md. The signatures of ``FusionModel`` are written out for
 readers and editors. A test checks that they agree with the table.
 """
 

@@ -86,7 +86,7 @@ class CoolfusionLM(LM):
         """Load ``models``, or use an existing ``decoder``.
 
         ``models`` are paths or ids separated by ``;`` (None: the built-in ones). ``options`` are
-        those of docs/options.md that the harness takes; lists and weights are separated by ``;``
+        those of docs/use/options.md that the harness takes; lists and weights are separated by ``;``
         as well. Raises ``UsageError`` for wrong options and models that cannot be loaded.
         """
         super().__init__()

@@ -27,9 +27,9 @@ from coolfusion.decoding.segments.rerankers import mixture
 from coolfusion.evaluation.harness_options import fusion_options
 from coolfusion.fusion import FusionModel
 
-PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+PAGE = Path(__file__).parents[2] / "docs" / "use" / "options.md"
 REFRESH = (
-    "docs/options.md is not that of the table. Put what this prints between its two comments: "
+    "docs/use/options.md is not that of the table. Put what this prints between its two comments: "
     'python -c "from coolfusion.config.markdown import options_table; print(options_table())"'
 )
 PYTHON_ONLY = {"model_options", "progress"}  # objects, which only Python can give

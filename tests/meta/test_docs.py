@@ -10,7 +10,7 @@ import pytest
 import coolfusion
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
 SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 
@@ -29,7 +29,7 @@ def test_there_are_snippets() -> None:
 
 
 def test_every_public_name_is_listed() -> None:
-    listed = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = (ROOT / "docs" / "inside" / "api.md").read_text(encoding="utf-8")
     missing = [name for name in coolfusion.__all__ if f"`{name}`" not in listed]
     assert missing == ["__version__"]
 

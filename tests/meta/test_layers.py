@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 MAX_ENTRIES = 20
 MAX_FILES = 16
 
-# One line per package, as in docs/design.md; a package may import those of lower rows only.
+# One line per package, as in docs/inside/design.md; a package may import those of lower rows only.
 FLOORS = [
     {
         "__main__": "python -m coolfusion",

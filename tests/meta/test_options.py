@@ -12,7 +12,7 @@ from coolfusion.config.options import OPTIONS, FusionConfig
 from coolfusion.evaluation.harness_options import SAYABLE
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "options.md"
+PAGE = ROOT / "docs" / "use" / "options.md"
 MODULES = sorted((ROOT / "coolfusion").rglob("*.py"))
 THEIRS = "kv_cache.py"  # its signatures are those of transformers
 
