@@ -98,6 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     return _finish(arguments, report)
 
 
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a record must share with a run: answers, and guesses, since it reports their cost."""
+    guessing = {"speculation": arguments.speculation, "drafter": arguments.drafter}
+    return {**resume_settings(arguments), **guessing}
+
+
 def _report(arguments: argparse.Namespace, request: Request) -> Report:
     """The report on a file of rows. All that can be refused is, before any model is loaded."""
     from coolfusion.evaluation import Record, evaluate, read_task
@@ -108,7 +114,7 @@ def _report(arguments: argparse.Namespace, request: Request) -> Report:
     scored = row_metrics(task, metric)[task.rows[0].id].needs_likelihood
     plan = _plan(arguments, request.sampling)
     kept = {"outcomes": "likelihoods of the references" if scored else "answers"}
-    with Record(_answers(arguments), {**resume_settings(arguments), **kept}) as record:
+    with Record(_answers(arguments), {**_settings(arguments), **kept}) as record:
         record.check_rows(task.rows)
         fusion = options.load_fusion(arguments)
         with ProgressBar("rows", "row") as bar:
@@ -172,7 +178,7 @@ def _harness_report(arguments: argparse.Namespace, request: Request) -> Report:
             'install "coolfusion[harness]".'
         ) from None
     answers = _answers(arguments)
-    settings = {**resume_settings(arguments), "task": arguments.task, "limit": arguments.limit}
+    settings = {**_settings(arguments), "task": arguments.task, "limit": arguments.limit}
     with Record(answers, settings) as record:
         fusion = options.load_fusion(arguments)
         record.begin()

@@ -25,7 +25,6 @@ from coolfusion.config.options import (
     SPEED,
     STRATEGY,
     options_of,
-    resume_settings,
 )
 from coolfusion.errors import UsageError
 
@@ -44,12 +43,12 @@ def add_groups(parser: CommandParser, *groups: str) -> None:
         for option in options_of(group):
             add_option(section, option)
             if option.matters:
-                parser.shows(_kept_as(option))
+                parser.shows(kept_as(option))
 
 
 def add_option(section: argparse._ActionsContainer, option: Option) -> None:
     """Add one option of the table."""
-    settings: dict[str, Any] = {"dest": _kept_as(option), "default": option.default}
+    settings: dict[str, Any] = {"dest": kept_as(option), "default": option.default}
     text = option.help
     if option.kind is FLAG:
         settings["action"] = "store_false" if option.default else "store_true"
@@ -68,8 +67,8 @@ def add_option(section: argparse._ActionsContainer, option: Option) -> None:
 
 def said(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the table that a command has, by name."""
-    kept = [each for each in OPTIONS if hasattr(arguments, _kept_as(each))]
-    return {each.name: _read(each, getattr(arguments, _kept_as(each))) for each in kept}
+    kept = [each for each in OPTIONS if hasattr(arguments, kept_as(each))]
+    return {each.name: _read(each, getattr(arguments, kept_as(each))) for each in kept}
 
 
 def load_fusion(arguments: argparse.Namespace) -> FusionModel:
@@ -97,11 +96,6 @@ def request_of(arguments: argparse.Namespace) -> Request:
     return request(**{each.name: given[each.name] for each in options_of(RESPONSE)})
 
 
-def answer_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Every option of the table that changes an answer, as JSON has it, for runs that go on."""
-    return resume_settings(said(arguments))
-
-
 def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
     """What a fusion file puts in the place of options that were not given, by their names here.
 
@@ -123,11 +117,11 @@ def file_defaults(arguments: argparse.Namespace) -> dict[str, Any] | None:
             "segments. Leave the key out of the file, or use generate or eval."
         )
     settled.setdefault("models", None)
-    kept = {_kept_as(BY_NAME[name]): value for name, value in settled.items()}
+    kept = {kept_as(BY_NAME[name]): value for name, value in settled.items()}
     return {name: value for name, value in kept.items() if hasattr(arguments, name)}
 
 
-def _kept_as(option: Option) -> str:
+def kept_as(option: Option) -> str:
     return _KEPT_AS.get(option.name, option.name)
 
 

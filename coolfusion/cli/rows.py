@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, final
 from coolfusion.cli import files, options
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import prompt_of_row
-from coolfusion.cli.resume import resume_settings
+from coolfusion.cli.resume import brief_settings
 from coolfusion.cli.terminal import result_dict, say
 from coolfusion.errors import CoolfusionError, PromptError, UsageError
 from coolfusion.jsonlog import JsonLog, check_same_settings
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
     rows = read_rows(arguments.input)
     _check_own_keys(rows)
     # As they come back from a file, where a tuple is a list.
-    settings = json.loads(json.dumps(resume_settings(arguments, "speculation", "drafter")))
+    settings = json.loads(json.dumps(brief_settings(arguments)))
     if arguments.output is None:
         return _answer(arguments, rows, request, Printed(), settings)
     files.check_distinct(arguments.output, arguments.input, "--input")

@@ -223,7 +223,7 @@ class _Shown:
 def _settings(arguments: argparse.Namespace, task: Task) -> dict[str, Any]:
     # Where all answers are greedy, the seed is only that of the search.
     samples = any(row.options.get("temperature", arguments.temperature) for row in task.rows)
-    return resume_settings(arguments, "speculation", *VARIED, *(() if samples else ("seed",)))
+    return resume_settings(arguments, *VARIED, *(() if samples else ("seed",)))
 
 
 def _complete(

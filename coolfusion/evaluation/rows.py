@@ -15,63 +15,31 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from coolfusion.config.kinds import Option
+from coolfusion.config.options import BY_NAME, RESPONSE, options_of
+from coolfusion.config.spelling import FOREIGN, did_you_mean
 from coolfusion.decoding.request import Request
 from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import EVERYONE_ELSE, Message, OwnPrompt, Prompt
 
 PROMPT_KEYS = ("prompt", "messages", "prompts")
-# What other programs call the options of a request, and no spelling suggests.
-FOREIGN = {
-    "max_length": "max_new_tokens",
-    "stop_strings": "stop",
-    "stop_sequences": "stop",
-}
-
-
-def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_texts(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
-
-
+_OPTIONS: Mapping[str, Option] = {each.name: each for each in options_of(RESPONSE)}
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
-_WHOLE = (_is_whole_number, "a whole number")
-# Options of a request that a row may give, each with its check and what the check wants.
-_OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "max_new_tokens": _WHOLE,
-    "stop": (_is_texts, "a text or a list of texts"),
-    "temperature": (_is_number, "a number"),
-    "top_k": _WHOLE,
-    "top_p": (_is_number, "a number"),
-    "seed": _WHOLE,
-    "max_segment_tokens": _WHOLE,
-    "on_source_error": (_is_text, '"drop" or "raise"'),
-}
 
 
 @dataclass(frozen=True, slots=True)
 class InputRow:
     """One prompt of a file.
 
-    ``options`` are those of a request that the row has itself, ``others`` all keys that mean
-    nothing to the reader, ``place`` says where the row stands: a file and line.
+    ``options`` are the row's own options of a request. ``others`` are the keys that mean nothing to
+    the reader. ``place`` is the row's file and line.
     """
 
     id: str | int
@@ -185,12 +153,21 @@ def _check_spelling(place: str, record: Mapping[str, Any], keys: Sequence[str]) 
     if not record.keys() & set(PROMPT_KEYS):
         wanted.update(PROMPT_KEYS)
     for key in (str(key) for key in record if key not in known):
-        meant = difflib.get_close_matches(key.lower(), sorted(wanted), 1, cutoff=0.8)
-        if key in FOREIGN or meant:
+        near = difflib.get_close_matches(key.lower(), sorted(wanted), 1, cutoff=0.8)
+        if near or _asks_something(key):
+            hint = did_you_mean(key, {name: f'"{name}"' for name in wanted})
             raise UsageError(
-                f'{place} has the key "{key}", which means nothing here. Did you mean '
-                f'"{FOREIGN.get(key) or meant[0]}"? If it is something of your own, give it another name.'
+                f'{place} has the key "{key}", which means nothing here. {hint} If it is something of '
+                "your own, give it another name."
             )
+
+
+def _asks_something(key: str) -> bool:
+    """Whether other libraries have a key of this name for a request, as ``max_tokens``."""
+    meaning = FOREIGN.get(key)
+    if meaning is None:
+        return False
+    return all(name in _OPTIONS or name not in BY_NAME for name in meaning.names)
 
 
 def _prompt(place: str, record: Mapping[str, Any]) -> Prompt:
@@ -247,11 +224,8 @@ def _options(place: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a request that the row gives; null is as good as none."""
     options = {key: record[key] for key in _OPTIONS if record.get(key) is not None}
     for key, value in options.items():
-        fits, wanted = _OPTIONS[key]
-        if not fits(value):
-            raise UsageError(f'{place} has the "{key}" {value!r}; it must be {wanted}.')
-    try:
-        request_with(options, Request())
-    except UsageError as error:
-        raise UsageError(f"{place}: {error}") from None
+        try:
+            _OPTIONS[key].check_value(value)
+        except UsageError as error:
+            raise UsageError(f"{place}: {error}") from None
     return options

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 
 from coolfusion import UsageError
-from coolfusion.cli import parser
-from coolfusion.cli.options import answer_settings
 from coolfusion.config.kinds import MIXTURE, SEGMENTS
 from coolfusion.config.markdown import options_table
 from coolfusion.config.options import (
@@ -130,14 +128,6 @@ def test_resume_settings_are_all_that_changes_an_answer() -> None:
         "stop": ["x"],
         "weights": {"a": 1},
     }
-
-
-def test_resume_settings_of_a_command() -> None:
-    line = ["generate", "-m", "a", "--names", "x", "--device", "cpu", "--weights", "x=2"]
-    settings = answer_settings(parser().parse_args(line))
-    assert settings == resume_settings({"models": ["a"], "names": ["x"], "weights": {"x": 2.0}})
-    default = answer_settings(parser().parse_args(["generate"]))
-    assert default == resume_settings({})
 
 
 def test_arguments_of_the_harness_are_read_as_python_takes_them() -> None:

@@ -42,7 +42,7 @@ COMMANDS = {
     "--cognitive --social --repel --step-length --decay --floor --trials --seed --output --scratch "
     "-q --quiet",
     "merge": "-h --help --method -m --model --base --on --weights --t --density --drop --scale "
-    "--threshold --seed --dtype --recipe --ignore --output --overwrite --max-shard-size -q --quiet",
+    "--seed --dtype --recipe --ignore --output --overwrite --max-shard-size -q --quiet",
 }
 NEEDED = {"eval": ["--task", "t"], "tune": ["--task", "t", "--output", "o"]}
 KEYS = (

@@ -10,7 +10,7 @@ import pytest
 
 from coolfusion import Request, Sampling, SegmentDecoder, UsageError
 from coolfusion.evaluation import EvaluationPlan, Record, evaluate, make_task, read_task
-from coolfusion.evaluation.rows import FOREIGN, read_rows, request_with
+from coolfusion.evaluation.rows import read_rows, request_with
 from coolfusion.testing import toy_source
 
 CHAT = [{"role": "user", "content": "How many?"}]
@@ -65,7 +65,11 @@ def test_rows_of_all_kinds(tmp_path: Path) -> None:
         ({"prompt": "a", "max_tokens": 3}, 'Did you mean "max_new_tokens"?'),
         ({"prompt": "a", "Temperature": 1}, 'Did you mean "temperature"?'),
         ({"prompt": "a", "topp": 1}, 'Did you mean "top_p"?'),
-        *(({"prompt": "a", key: 1}, f'Did you mean "{key_}"?') for key, key_ in FOREIGN.items()),
+        ({"prompt": "a", "stop_strings": ["x"]}, 'Did you mean "stop"?'),
+        ({"prompt": "a", "max_length": 3}, 'Did you mean "max_new_tokens"?'),
+        ({"prompt": "a", "do_sample": True}, 'Did you mean "temperature"?'),
+        ({"prompt": "a", "repetition_penalty": 2}, "Penalties on tokens are not offered"),
+        ({"prompt": "a", "num_return_sequences": 2}, "It is called n_best"),
         ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"prompt": "a", "max_new_tokens": 2.0}, "must be a whole number"),
         ({"prompt": "a", "max_new_tokens": True}, "must be a whole number"),
