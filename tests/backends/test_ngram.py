@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
 from coolfusion.backends.base import Query
 from coolfusion.backends.ngram import NgramBackend
-from coolfusion.backends.sampling import Sampling, pick
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 
@@ -29,23 +27,6 @@ def test_an_unseen_context_falls_back_on_shorter_ones() -> None:
     backend = NgramBackend([[0, 1]], vocab_size=3, order=3, strength=0.5)
     seen = backend.score([Query((2, 2), (1,))])[0].log_probs
     assert seen == backend.score([Query((2,), (1,))])[0].log_probs
-
-
-@pytest.mark.parametrize(
-    ("top_k", "top_p", "allowed"),
-    [(1, 1.0, {2}), (2, 1.0, {1, 2}), (0, 0.6, {2}), (0, 0.85, {1, 2})],
-)
-def test_filters_keep_what_they_should(top_k: int, top_p: float, allowed: set[int]) -> None:
-    log_probs = np.log([0.1, 0.3, 0.6])
-    drawn = {pick(log_probs, Sampling(1.0, top_k, top_p, seed), 7) for seed in range(200)}
-    assert drawn == allowed
-
-
-def test_samples_follow_the_distribution() -> None:
-    log_probs = np.log([0.1, 0.3, 0.6])
-    drawn = [pick(log_probs, Sampling(1.0, seed=3), position) for position in range(4000)]
-    shares = np.bincount(drawn, minlength=3) / len(drawn)
-    assert shares == pytest.approx([0.1, 0.3, 0.6], abs=0.03)
 
 
 def test_errors() -> None:
