@@ -1,20 +1,13 @@
-"""One step's decisions, by hand: merging, ties, the end question under each rule."""
+"""One step's decisions, by hand: merging, ties, who is asked about the end."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
 from coolfusion.decoding.segments.contest import SegmentStep, merge, rerank
 from coolfusion.decoding.segments.drafting import Draft
-from coolfusion.decoding.segments.end_rules import (
-    EndQuestion,
-    joint_odds,
-    majority_mass,
-    token_contest,
-)
 from coolfusion.decoding.segments.recipe import PRESETS, Recipe, make_recipe
 from coolfusion.decoding.segments.scoring import SegmentScores
 from coolfusion.errors import UsageError
@@ -95,17 +88,3 @@ def test_under_the_papers_rule_an_end_is_a_candidate() -> None:
     step = SegmentStep(tuple(drafts), drafts=drafts)
     merge(step, PRESETS["paper"])
     assert [(c.text, c.ends) for c in step.candidates] == [(" x", True), (" x", False)]
-
-
-def test_end_rules_by_hand() -> None:
-    def question(p_end: list[float], p_first: list[float]) -> EndQuestion:
-        return EndQuestion(np.log(p_end), np.log([p_first]), np.full(len(p_end), 1 / len(p_end)))
-
-    # 0.9 * 0.2 > 0.1 * 0.8, and a mean of 0.55 is above one half.
-    assert joint_odds(question([0.9, 0.2], [0.1, 0.8]))
-    assert majority_mass(question([0.9, 0.2], [0.1, 0.8]))
-    # One certain veto: 0.9 * 0.001 < 0.1 * 0.999.
-    assert not joint_odds(question([0.9, 0.001], [0.1, 0.9]))
-    # The end is unlikely, but the only draft's first token is unlikelier still.
-    assert token_contest(question([0.3, 0.3], [0.2, 0.1]))
-    assert not joint_odds(question([0.3, 0.3], [0.2, 0.1]))

@@ -120,6 +120,64 @@ def test_a_lost_source_is_not_heard(table: ScoreTable, nll: float) -> None:
     np.testing.assert_allclose(filtered(joined), mean_nll(agreeing))
 
 
+def table_of(
+    nll: list[list[float]], num_tokens: list[list[float]] | None = None, **more: object
+) -> ScoreTable:
+    """Costs per token (candidates, sources) of candidates of 10 bytes; one token, equal weights."""
+    num_candidates, num_sources = np.shape(nll)
+    tokens = np.array(num_tokens or np.ones((num_candidates, num_sources)))
+    table = ScoreTable(
+        tuple("abcd"[:num_sources]),
+        -np.array(nll) * tokens,
+        tokens,
+        np.full(num_candidates, 10.0),
+        np.full(num_sources, 1 / num_sources),
+    )
+    return replace(table, **more)
+
+
+def test_rerankers_by_hand() -> None:
+    table = table_of([[np.log(2), np.log(8)]], [[2.0, 3.0]], weights=np.array([0.25, 0.75]))
+    # Probabilities of 1/4 and 1/512, weighted 1 to 3.
+    assert mean_perplexity(table) == pytest.approx([0.25 * 2 + 0.75 * 8])
+    assert mean_nll(table) == pytest.approx([(0.25 + 0.75 * 3) * np.log(2)])
+    assert bits_per_byte(table) == pytest.approx([(0.25 * 2 + 0.75 * 9) / 10])
+    assert mixture(table) == pytest.approx([-np.log(0.25 / 4 + 0.75 / 512)])
+
+
+def test_a_source_is_lost_by_its_favourite_and_the_median_source() -> None:
+    """A ratio of 10 allows 2.303 nats more than the median source needs, not than the mean."""
+    filtered = without_outliers(mean_nll)
+    assert filtered(table_of([[1.0, 1.0, 4.0]])) == pytest.approx([1.0])
+    assert filtered(table_of([[1.0, 1.0, 3.2]])) == pytest.approx([5.2 / 3])
+    # Two sources far from a third: the median is theirs, and nobody is lost.
+    assert filtered(table_of([[1.0, 4.0, 4.0]])) == pytest.approx([3.0])
+    # It is not lost that finds one candidate no worse than others do.
+    table = table_of([[1.0, 1.0, 9.0], [2.0, 2.0, 3.0]])
+    np.testing.assert_allclose(filtered(table), [11 / 3, 7 / 3])
+    assert without_outliers(mean_nll, 3.0)(table_of([[1.0, 1.0, 2.2]])) == pytest.approx([1.0])
+
+
+def test_calibration_by_hand() -> None:
+    """With the prior, a has taken 16 nats and 16 tokens, b 32 nats and 48 tokens."""
+    table = table_of(
+        [[3.0, 2.0]], [[1.0, 3.0]], tallies=(Tally(-8.0, 8), Tally(-24.0, 40)), weights=np.ones(2)
+    )
+    even = replace(table, weights=np.array([0.5, 0.5]))
+    # In units of means of 24 nats and 32 tokens: 4.5 nats, 2 tokens; 4.5 nats, 2 tokens.
+    assert calibrated(mean_nll)(even) == pytest.approx([0.5 * 4.5 / 2 + 0.5 * 4.5 / 2])
+    assert calibrated(bits_per_byte)(even) == pytest.approx([4.5 / 10 / np.log(2)])
+    # b counts three times as much: means of 28 nats and 40 tokens.
+    uneven = replace(table, weights=np.array([0.25, 0.75]))
+    a, b = 3 * (28 / 16) / (40 / 16), 6 * (28 / 32) / (3 * 40 / 48)
+    assert calibrated(mean_nll)(uneven) == pytest.approx([0.25 * a + 0.75 * b])
+    # Likelihoods above those of a prior of 8 nats do not turn the sign: one nat is the least.
+    sure = replace(even, tallies=(Tally(9.0, 0), Tally(-8.0, 0)))
+    assert calibrated(bits_per_byte)(sure) == pytest.approx(
+        [(3 * 8.5 / 1 + 6 * 8.5 / 16) / 2 / 10 / np.log(2)]
+    )
+
+
 @pytest.mark.parametrize("weights", [{"a": 0.0}, {"a": -1.0}, {"a": float("nan")}])
 def test_useless_weights_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="positive"):
