@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -72,7 +74,7 @@ def test_filters_are_their_definition(
     tempered = probs ** (1 / temperature)
     tempered /= tempered.sum()
     ranked = sorted(range(len(probs)), key=lambda i: (-tempered[i], i))
-    assume(all(tempered[a] - tempered[b] > 1e-6 for a, b in zip(ranked, ranked[1:], strict=False)))
+    assume(all(tempered[a] - tempered[b] > 1e-6 for a, b in pairwise(ranked)))
     ranked = ranked[: top_k or len(ranked)]
     before, kept = 0.0, []
     for outcome in ranked:

@@ -47,6 +47,50 @@ def test_eta_0_learns_nothing(some: list[float]) -> None:
     np.testing.assert_allclose(hedged(start, some, 0.0), start, atol=1e-12)
 
 
+def test_hedge_by_hand() -> None:
+    """Losses are between 0 and 8; of one that is not a number nothing good is assumed."""
+    start = normalized(np.zeros(2))
+    for given_ones, counted in [
+        ((1.0, 3.0), (1.0, 3.0)),
+        ((20.0, -3.0), (8.0, 0.0)),
+        ((math.inf, 8.0), (8.0, 8.0)),
+        ((math.nan, 0.0), (8.0, 0.0)),
+    ]:
+        raw = np.exp(-0.1 * np.array(counted))
+        np.testing.assert_allclose(
+            np.exp(hedged(start, given_ones, 0.1)), raw / raw.sum(), rtol=1e-12
+        )
+    uneven = normalized(np.log([0.8, 0.2]))
+    raw = np.array([0.8 * math.exp(-0.5 * 2), 0.2 * math.exp(-0.5 * 1)])
+    np.testing.assert_allclose(np.exp(hedged(uneven, (2.0, 1.0), 0.5)), raw / raw.sum())
+
+
+def test_a_prompt_nothing_is_known_of_counts_as_the_mean_of_the_others() -> None:
+    raw = np.exp([-1.0, -3.0, -2.0])
+    found = np.exp(PromptPrior().log_weights([1.0, 3.0, math.nan]))
+    np.testing.assert_allclose(found, raw / raw.sum())
+
+
+def test_a_prompt_is_read_by_its_bytes() -> None:
+    """Not by its tokens: a tokenizer with long tokens needs few of them."""
+    texts = ["Grüße aus Köln. Grüße aus Bonn."] * 3
+    sources = [
+        toy_source("long", texts, family="byte_bpe", order=2, vocab_size=300),
+        toy_source("short", texts, family="bytes", order=2),
+    ]
+    decoder = SegmentDecoder(sources, Recipe(prior=PromptPrior()))
+    state = decoder.start("Köln aus Grüße")
+    after, _ = decoder.step(state)
+    bits = []
+    for source, prompt in zip(sources, state.prompts, strict=True):
+        (scores,) = source.backend.score([Query(prompt[:1], prompt[1:])])
+        num_bytes = sum(len(source.tokenizer.piece(token) or b"") for token in prompt[1:])
+        bits.append(-sum(scores.log_probs) / math.log(2) / num_bytes)
+    assert len(state.prompts[0]) < len(state.prompts[1])
+    expected = np.exp(-(np.array(bits) - min(bits)))
+    np.testing.assert_allclose(np.exp(after.log_weights), expected / expected.sum(), rtol=1e-6)
+
+
 @given(st.integers(0, 999), st.integers(1, 300), st.integers(2, 6), st.floats(0.01, 2.0))
 def test_regret_is_bounded(seed: int, num_rounds: int, num_sources: int, eta: float) -> None:
     noise = np.random.default_rng(seed)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from coolfusion.errors import UsageError
 from coolfusion.search import (
-    PUBLISHED_GRID,
     Coefficients,
     Enumeration,
     Evaluated,
@@ -24,7 +23,6 @@ from coolfusion.search import (
     Point,
     corners,
     crossover,
-    grid_search,
     next_velocities,
     random_search,
     run,
@@ -212,6 +210,21 @@ def test_ties_go_to_the_earlier_and_what_does_not_work_is_worst() -> None:
     assert np.isfinite(nothing.positions).all()
 
 
+def test_an_equal_utility_is_no_new_personal_best() -> None:
+    """Else a particle on a plateau would never count as stagnant, and never start again."""
+    swarm = ParticleSwarm.start(corners(3), seed=(1,), limits=Limits(restart=2))
+    first = swarm.tell([1.0, 2.0, 3.0])
+    second = first.tell([1.0, 2.0, 3.0])
+    assert not np.array_equal(first.positions, corners(3))
+    np.testing.assert_array_equal(second.personal_bests, corners(3))
+    assert second.stagnant.tolist() == [1, 1, 1]
+    third = second.tell([1.0, 2.5, 3.0])
+    assert third.stagnant.tolist() == [2, 0, 2]
+    assert third.restarted.tolist() == [True, False, True]
+    np.testing.assert_array_equal(third.personal_bests[[0, 2]], corners(3)[[0, 2]])
+    np.testing.assert_array_equal(third.personal_bests[1], second.positions[1])
+
+
 def test_restarted_particles_come_from_their_best() -> None:
     """With steps of length 0 but for a share, a particle that was restarted has no momentum."""
     only_inertia = Coefficients(1.0, 0.0, 0.0, 0.0, step_length=1.0)
@@ -264,38 +277,7 @@ def test_known_functions(function: Function, wanted: float) -> None:
     assert found[4] < 0.75 * sorted(drawn)[4]
 
 
-# Grid and random search.
-
-
-def test_a_grid_in_order() -> None:
-    grid = Grid({"a": (1.0, 2.0), "b": (3.0, 4.0, 5.0)})
-    assert len(grid) == 6
-    assert [grid.point(k) for k in range(6)] == [
-        *((1.0, 3.0), (1.0, 4.0), (1.0, 5.0), (2.0, 3.0), (2.0, 4.0), (2.0, 5.0))
-    ]
-    assert grid.named((1.0, 5.0)) == {"a": 1.0, "b": 5.0}
-    search = run(grid_search(grid, batch_size=4), lambda points: [a * b for a, b in points])
-    assert search.best == Evaluated((2.0, 5.0), 10.0)
-    assert search.num_told == 6
-    assert len(PUBLISHED_GRID) == 1350
-    for point in (PUBLISHED_GRID.point(0), PUBLISHED_GRID.point(1349)):
-        Coefficients(**PUBLISHED_GRID.named(point))
-
-
-@given(st.integers(0, 10**6), st.integers(1, 12))
-def test_random_search_repeats_nothing(seed: int, count: int) -> None:
-    grid = Grid({"a": (1.0, 2.0, 3.0, 4.0), "b": (3.0, 4.0, 5.0)})
-    points = random_search(grid, count, seed=seed).points
-    assert len(set(points)) == count
-    assert random_search(grid, count, seed=seed).points == points
-
-
-def test_uniform_points_lie_in_their_box() -> None:
-    points = np.array(uniform_search((0, -2), (1, -1), 200, seed=1).points)
-    assert points.shape == (200, 2)
-    assert (points.min(axis=0) >= (0, -2)).all()
-    assert (points.max(axis=0) <= (1, -1)).all()
-    assert points.mean(axis=0) == pytest.approx((0.5, -1.5), abs=0.1)
+# Mistakes and ends.
 
 
 def wrong(call: Callable[[], object], message: str) -> tuple[Callable[[], object], str]:
