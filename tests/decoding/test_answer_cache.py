@@ -5,19 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coolfusion.backends.base import Query, Scores
-from coolfusion.backends.ngram import NgramBackend
-from coolfusion.backends.sampling import Sampling
+from coolfusion.backends.sampling import Sampling, pick
 from coolfusion.decoding.answer_cache import REACH, AnswerCache, Pace
 from coolfusion.decoding.scheduler import ModelRequest
+from coolfusion.types import Floats
 
 VOCAB = 5
+ANSWERS = ("log_probs", "picks", "pick_log_probs", "watched")
 LONG = tuple(i * i % VOCAB for i in range(3 * REACH))
-BACKEND = NgramBackend([LONG, (0, 1, 2, 3, 4) * 9, (3, 1, 0) * 7], VOCAB, order=3)
+
+
+class Hashing:
+    """A backend to which texts that differ anywhere are nothing alike."""
+
+    vocab_size, context_length = VOCAB, None
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        return [self._score(query) for query in queries]
+
+    def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
+        drafts = []
+        for query in queries:
+            ids: tuple[int, ...] = ()
+            for _ in range(num_tokens + 1):
+                whole = self._score(replace(query, continuation=ids))
+                ids = whole.picks[:1] if not ids else (*ids, whole.picks[-1])
+            drafts.append(replace(whole, **{n: getattr(whole, n)[:num_tokens] for n in ANSWERS}))
+        return drafts
+
+    def _score(self, query: Query) -> Scores:
+        ids, first = query.prefix + query.continuation, len(query.prefix)
+        rows = [self._row(ids[:end]) for end in range(first, len(ids) + 1)]
+        picks = [pick(row, query.sampling, first + i) for i, row in enumerate(rows)]
+        watched = [np.logaddexp.reduce(row[list(query.watch)]) for row in rows]
+        return Scores(
+            tuple(float(row[t]) for row, t in zip(rows, query.continuation, strict=False)),
+            tuple(picks),
+            tuple(float(row[t]) for row, t in zip(rows, picks, strict=True)),
+            tuple(float(total) for total in watched),
+        )
+
+    def _row(self, ids: tuple[int, ...]) -> Floats:
+        row = np.random.default_rng(ids).normal(size=VOCAB)
+        return row - np.logaddexp.reduce(row)
+
+
+BACKEND = Hashing()
 
 
 class Counting:
@@ -47,7 +86,7 @@ def assert_same(cache: AnswerCache, query: Query, *, is_draft: bool = False) -> 
     else:
         assert num == len(query.continuation) + 1
         (wanted,) = BACKEND.score([query])
-    for name in ("log_probs", "picks", "pick_log_probs", "watched"):
+    for name in ANSWERS:
         assert getattr(found, name) == pytest.approx(getattr(wanted, name)[:num]), name
 
 
@@ -86,9 +125,10 @@ def test_a_text_of_equal_length_is_another_text(
     cache = AnswerCache(Counting())
     for end in (one, other, one + other, other + one):
         assert_same(cache, Query((*LONG[:length], *end), (1, 2), (3,), sequence_id=1))
-    # The other way round the texts differ at their beginning, which was left behind.
-    for start in (one, other):
-        assert_same(cache, Query((*start, *LONG[:length]), (1, 2), (3,), sequence_id=1))
+    # Now the texts differ in a beginning that was left behind.
+    for start in (one, other, one[::-1]):
+        for end in (LONG[:length], LONG[: length + 1]):
+            assert_same(cache, Query((*start, *end), (1, 2), (3,), sequence_id=1))
 
 
 def test_what_is_known_is_not_asked_again() -> None:
@@ -101,9 +141,16 @@ def test_what_is_known_is_not_asked_again() -> None:
     assert_same(cache, Query((0, 1), (2,), (4,), sequence_id=1), is_draft=False)
     assert_same(cache, Query((0, 1, 2, 3), (), (4,), sequence_id=1), is_draft=True)
     assert len(backend.asked) == 1
-    # Of a longer continuation only the rest is asked for.
-    assert_same(cache, Query((0, 1), (2, 3, 0, 1), (4,), sequence_id=1))
-    assert backend.asked[1:] == [Query((0, 1, 2, 3), (0, 1), (4,), sequence_id=1)]
+    # Of a longer continuation only the rest is asked for, and of a token that the model picked
+    # only what follows it.
+    (picked,) = BACKEND.score([Query((0, 1, 2, 3), ())])[0].picks
+    other = (picked + 1) % VOCAB
+    assert_same(cache, Query((0, 1), (2, 3, other, 1), (4,), sequence_id=1))
+    assert_same(cache, Query((0, 1), (2, 3, picked, 1), (4,), sequence_id=1))
+    assert backend.asked[1:] == [
+        Query((0, 1, 2, 3), (other, 1), (4,), sequence_id=1),
+        Query((0, 1, 2, 3, picked), (1,), (4,), sequence_id=1),
+    ]
 
 
 def test_what_is_known_far_back_is_forgotten_and_near_is_not() -> None:

@@ -17,6 +17,13 @@ from coolfusion.tokenization.canonical import (
     extend,
 )
 from tests.strategies import long_texts, splits
+from tests.tokenizers_by_hand import (
+    ACROSS_WORDS,
+    FAR_ACROSS_WORDS,
+    WITHOUT_WORDS,
+    Merge,
+    MergingTokenizer,
+)
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
 TRAINING = ("Tom has 3 apples.\n\nHe eats 1,000 apples.\n    The end  of   it 0000.",)
@@ -40,6 +47,40 @@ def test_incremental_equals_whole(family: str, pieces: list[str]) -> None:
         assert canonical.ids == tokenizer(family).encode(text)
         assert text.endswith(canonical.tail)
         assert canonical.num_settled <= len(canonical.ids)
+
+
+@pytest.mark.parametrize("phase", range(4))
+@pytest.mark.parametrize(
+    ("merges", "text"),
+    [
+        # Every other word start lies inside a token, and so does every other letter's end.
+        (ACROSS_WORDS, "ab ta ab t ab ta"),
+        (ACROSS_WORDS, "b ta"),
+        (FAR_ACROSS_WORDS, "ab 11111111b 1111 "),
+        (WITHOUT_WORDS, "ab"),
+        (WITHOUT_WORDS, "aabb"),
+    ],
+)
+def test_tokens_that_reach_over_a_cut(merges: tuple[Merge, ...], text: str, phase: int) -> None:
+    tokenizer, whole = MergingTokenizer(merges), (text * 200)[phase : phase + 400]
+    canonical = Canonical()
+    for end in range(0, len(whole), 3):
+        canonical = extend(canonical, whole[end : end + 3], tokenizer)
+        assert canonical.ids == tokenizer.encode(whole[: end + 3])
+    if (merges, text) != (ACROSS_WORDS, "b ta"):
+        assert canonical.num_settled > 0  # it did settle, where a cut splits nothing
+
+
+@given(
+    st.sampled_from([ACROSS_WORDS, FAR_ACROSS_WORDS, WITHOUT_WORDS]),
+    st.lists(st.sampled_from(["ab", " ta", "b ", "t", " 1111", "1111 ", "a", " b"]), max_size=150),
+)
+def test_whatever_the_merges(merges: tuple[Merge, ...], pieces: list[str]) -> None:
+    tokenizer, canonical, text = MergingTokenizer(merges), Canonical(), ""
+    for piece in pieces:
+        canonical = extend(canonical, piece, tokenizer)
+        text += piece
+        assert canonical.ids == tokenizer.encode(text)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

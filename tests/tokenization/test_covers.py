@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import pytest
-import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +15,8 @@ from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.source import Source
 from coolfusion.testing import toy_source
 from coolfusion.tokenization.covers import Cover, Covering
-from coolfusion.tokenization.prompts import Prompt
 from tests.covers_by_hand import ByHand, missing
+from tests.tokenizers_by_hand import ACROSS_WORDS, FAR_ACROSS_WORDS, Merge, MergingTokenizer
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
 TEXTS = (
@@ -26,44 +24,6 @@ TEXTS = (
     "the dog said: hello, hello world! 100,000 na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \U0001f44d",
     "a cat and a dog; it's 99 bottles  of beer\n\tindent",
 )
-
-
-class TinyTokenizer:
-    """Byte pairs merged in a given order, within parts that a pattern looks ahead to find."""
-
-    end_ids = frozenset({0})
-
-    def __init__(self, merges: list[tuple[bytes, bytes]], pattern: str) -> None:
-        self.pieces = [None, *(bytes([b]) for b in b"abt1' ")]
-        self.merges = [pair for pair in merges if b"" not in pair]
-        self.pieces += [left + right for left, right in self.merges]
-        self.pattern = regex.compile(pattern)
-
-    def encode(self, text: str) -> tuple[int, ...]:
-        ids: list[int] = []
-        for part in self.pattern.findall(text):
-            tokens = [bytes([b]) for b in part.encode()]
-            for pair in self.merges:
-                tokens = list(_merged(tokens, pair))
-            ids += [self.pieces.index(token) for token in tokens]
-        return tuple(ids)
-
-    def piece(self, token_id: int) -> bytes | None:
-        return self.pieces[token_id]
-
-    def encode_prompt(self, prompt: Prompt) -> tuple[int, ...]:
-        return self.encode(str(prompt))
-
-
-def _merged(tokens: list[bytes], pair: tuple[bytes, bytes]) -> Iterator[bytes]:
-    index = 0
-    while index < len(tokens):
-        if tuple(tokens[index : index + 2]) == pair:
-            yield pair[0] + pair[1]
-            index += 2
-        else:
-            yield tokens[index]
-            index += 1
 
 
 @lru_cache
@@ -155,7 +115,7 @@ def test_tokenizers_that_look_ahead(
     merges: list[tuple[bytes, bytes]], pattern: str, text: str, written: list[int]
 ) -> None:
     """Any vocabulary, any order of merges, parts found by looking ahead."""
-    tokenizer = TinyTokenizer(merges, pattern)
+    tokenizer = MergingTokenizer(merges, pattern)
     size = len(tokenizer.pieces)
     backend = NgramBackend([[each % size for each in written]], size, order=2)
     source = Source("tiny", tokenizer, backend)
@@ -185,7 +145,7 @@ def test_conditionals_multiply_to_no_less_than_the_whole(family: str, text: str)
 
 @given(text=st.text(st.sampled_from("abt1' "), min_size=1, max_size=12))
 def test_chain_rule_where_nothing_can_be_lost(text: str) -> None:
-    tokenizer = TinyTokenizer([], ".")
+    tokenizer = MergingTokenizer([], ".")
     backend = NgramBackend([[1, 2, 3, 1, 2, 0], [4, 5, 6, 0]], len(tokenizer.pieces), order=3)
     source, covering = Source("tiny", tokenizer, backend), Covering(tokenizer, 7)
     (scores,) = backend.score([Query(tokenizer.encode("a"), tokenizer.encode(text))])
@@ -205,9 +165,27 @@ def test_every_beginning_of_an_encoding_is_a_cover(family: str, text: str) -> No
     assert missing(source.tokenizer, covering_of(source), text, row) == []
 
 
+@pytest.mark.parametrize("merges", [ACROSS_WORDS, FAR_ACROSS_WORDS])
+@settings(max_examples=25)
+@given(words=st.lists(st.sampled_from(["ab", " ta", "b ", "t", " 1111", "1111", "a"]), max_size=16))
+@example(words=["aab", " t", "ab", " ta"] * 6)
+@example(words=["ab 11111111b 1111 11111111"] * 3)
+def test_no_encoding_is_settled_too_early(merges: tuple[Merge, ...], words: list[str]) -> None:
+    """Tokens that reach over a word's start are seen whole before what they begin with is kept."""
+    tokenizer, text = MergingTokenizer(merges), "".join(words)
+    covering = Covering(tokenizer, len(tokenizer.pieces))
+    row = np.full(len(tokenizer.pieces), -np.log(len(tokenizer.pieces)))
+    cover = covering.begin()
+    for end, byte in enumerate(text.encode(), 1):
+        cover = covering.learn(cover, dict.fromkeys(cover.unknown, row))
+        cover = covering.advance(cover, byte)
+        assert cover.canonical.ids == tokenizer.encode(text[:end])
+        assert cover.branches
+
+
 def test_a_token_that_only_what_follows_makes_canonical() -> None:
     """``b'`` is a token of ``b't``, which is kept in one part, and not of ``b'``, which is not."""
-    tokenizer = TinyTokenizer([(b"b", b"'")], r"[ab]+'t|[ab]+|'|t|1| ")
+    tokenizer = MergingTokenizer([(b"b", b"'")], r"[ab]+'t|[ab]+|'|t|1| ")
     assert tokenizer.encode("b'") == (2, 5)
     assert tokenizer.encode("b't") == (7, 3)
     row = np.full(8, -np.log(8))
