@@ -1,4 +1,7 @@
-"""An exact n-gram model as a backend: no weights, no torch, every number checkable by hand."""
+"""An exact n-gram model as a backend: no weights, no torch, every number checkable by hand.
+
+Its smoothing is that of MacKay and Peto (1995), a hierarchical Dirichlet language model.
+"""
 
 from __future__ import annotations
 

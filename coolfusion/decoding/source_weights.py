@@ -6,7 +6,7 @@ a segment that was committed after a contest:
     prior   w[k] = exp(-b[k] / temperature) / sum_j exp(-b[j] / temperature)
     Hedge   w[k] <- w[k] * exp(-eta * l[k]) / sum_j w[j] * exp(-eta * l[j])
 
-Hedge is that of Freund and Schapire (1997). Losses lie in [0, MAX_LOSS]. The regret after T
+The prior is our own. Hedge is that of Freund and Schapire (1997). Losses lie in [0, MAX_LOSS]. The regret after T
 contests of K sources is the weighted sum of their losses less the loss of the best source:
 
     regret <= ln(K) / eta + eta * T * MAX_LOSS**2 / 8

@@ -6,6 +6,7 @@ prompt. It is that of the canonical encoding without an end token. Weights ``w[k
     mean      sum_k w[k] * L[c, k]                 the log of the weighted geometric mean
     mixture   log sum_k w[k] * exp(L[c, k])        the sources' mixture over whole texts
 
+These are the logarithmic and the linear opinion pool (Genest and Zidek 1986).
 All sources score the same characters, so these are comparable whatever the tokenizers. The
 mixture is a probability. ``mean`` is the log of a product of experts that is not normalised. It is
 never above the mixture, and high only for a text that is likely under every source.

@@ -11,7 +11,7 @@ apply to each source's own distribution before it is mixed: with ``F`` the filte
 
 so that drawing source ``k`` by ``w_k`` and then ``o`` from ``F(p_k)`` is exact. Were the mixture
 itself filtered, the drawn source could not know what is kept. Under any other rule no source can
-be drawn alone, and the combined distribution is filtered.
+be drawn alone, and the combined distribution is filtered. Filtering before mixing is our own.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ probability source ``k`` gives to ending here and weights ``w[k]`` that sum to 1
     majority_mass sum_k w[k] e[k]  >  1/2
     token_contest sum_k w[k] log e[k]  >  max_c sum_k w[k] log f[c, k]
 
-where ``f[c, k]`` is the probability of the first token of continuing candidate ``c``. Under
-the paper's rule, ``compete``, there is no question: an end competes as one more token.
+where ``f[c, k]`` is the probability of the first token of continuing candidate ``c``. The first
+two decide by the logarithmic and the linear opinion pool (Genest and Zidek 1986); the third is
+our own. Under the paper's rule, ``compete``, there is no question: an end competes as one more
+token.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ also says that no ``egory`` follows; a source with shorter tokens does not. By b
 
 over what may follow a cut: white space and the end. After a script that is written without
 spaces, anything may follow. ``F`` is the sum over covers of ``coolfusion.tokenization.covers``. A
-segment that ends the response gets the end alone.
+segment that ends the response gets the end alone. The sums over covers are those of
+arXiv 2410.09303; what may follow a segment is our own.
 """
 
 from __future__ import annotations
