@@ -42,6 +42,71 @@ def apart(models: list[tuple[torch.Tensor, float]]) -> tuple[list[torch.Tensor],
     return [vector for vector, _ in models], [weight for _, weight in models]
 
 
+def vector(*numbers: float) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+# Numbers by hand.
+
+
+@pytest.mark.parametrize(
+    ("density", "kept"),
+    [
+        (0.01, (0, -4, 0, 0)),
+        (0.25, (0, -4, 0, 0)),
+        (0.49, (0, -4, 0, 0)),
+        (0.5, (0, -4, 0, -3)),
+        (0.75, (0, -4, 2, -3)),
+        (1.0, (1, -4, 2, -3)),
+    ],
+)
+def test_trimming_by_hand(density: float, kept: tuple[float, ...]) -> None:
+    assert torch.equal(trimmed(vector(1, -4, 2, -3), density), vector(*kept))
+
+
+def test_equals_stay_when_a_vector_is_trimmed() -> None:
+    assert torch.equal(trimmed(vector(2, -2, 1, 2), 0.25), vector(2, -2, 0, 2))
+
+
+def test_an_elected_mean_by_hand() -> None:
+    """Only weights of those who agree are divided by."""
+    vectors = [vector(1, -2, 0, 5), vector(3, 1, 4, -5)]
+    assert close(elected_mean(vectors, [1, 1]), vector(2, -2, 4, 0))
+    assert close(elected_mean(vectors, [1, 3]), vector(2.5, 1, 4, -5))
+
+
+def test_ties_by_hand() -> None:
+    """Half of each task vector is trimmed; of what is left, the second entries disagree."""
+    base, models = vector(1, 1, 1, 1), [vector(3, -3, 1.5, 1), vector(1.5, 2, 1, 4)]
+    merged = ties(base, models, [1, 1], density=0.5, scale=0.5)
+    # Task vectors (2, -4, 0, 0) and (0, 1, 0, 3).
+    assert close(merged, vector(2, -1, 1, 2.5))
+
+
+def test_a_linear_merge_by_hand() -> None:
+    assert close(linear([vector(1, 2), vector(5, -2)], [1, 3]), vector(4, -1))
+    base, models = vector(1, 1), [vector(2, 1), vector(1, 4)]
+    assert close(task_arithmetic(base, models, [1, 2], scale=0.5), vector(1.5, 4))
+
+
+def test_slerp_by_hand() -> None:
+    """Half of a right angle, and a third of it, with lengths carried along."""
+    root = math.sqrt(0.5)
+    assert close(slerp(vector(1, 0), vector(0, 1), 0.5), vector(root, root))
+    assert close(slerp(vector(2, 0), vector(0, 4), 0.5), vector(2 * root, 4 * root))
+    assert close(slerp(vector(1, 0), vector(0, 1), 1 / 3), vector(math.sqrt(0.75), 0.5))
+
+
+def test_every_model_loses_entries_of_its_own() -> None:
+    same = [torch.ones(1000, dtype=torch.float64) for _ in range(2)]
+    merged = dare(torch.zeros_like(same[0]), same, [1, 1], drop=0.5, scale=0.5, key=(0,))
+    assert sorted(set(merged.tolist())) == [0.0, 1.0, 2.0]
+    assert float((merged == 1).double().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+# Laws.
+
+
 @given(MODELS, st.data())
 def test_linear_with_all_weight_on_one_model_is_that_model(
     models: list[tuple[torch.Tensor, float]], data: st.DataObject

@@ -13,6 +13,7 @@ from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.boundaries import words
 from coolfusion.tokenization.canonical import splits
 from tests.strategies import texts
+from tests.tokenizers_by_hand import ACROSS_WORDS, FAR_ACROSS_WORDS, MergingTokenizer
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
 TRAINING = ("Tom has 3 apples.\n\nHe eats 1,000 apples.\n    The end  of   it 0000.",)
@@ -55,6 +56,23 @@ def test_a_cut_survives_any_suffix(chosen: list[str], text: str, suffix: str) ->
 spaces = type(words)(
     "spaces", lambda text: [cut for cut in words.propose(text) if text[cut].isspace()]
 )
+
+
+def test_a_token_that_only_more_text_completes() -> None:
+    """``b ta`` is one token, ``b t`` is not, and the far one takes ten characters to tell."""
+    near, far = MergingTokenizer(ACROSS_WORDS), MergingTokenizer(FAR_ACROSS_WORDS)
+    assert list(ratified_cuts("ab ta ab", words, [near])) == [5]
+    assert list(ratified_cuts("ab tb ab", words, [near])) == [2, 5]
+    assert list(ratified_cuts("ab 11111111", words, [far])) == []
+    assert list(ratified_cuts("ab 1111111", words, [far])) == [2]
+    assert list(ratified_cuts("ab ta ab", words, [near, far])) == [5]
+
+
+def test_what_stands_before_a_text_counts() -> None:
+    """After ``a`` the ``b`` is taken already; alone it takes the space."""
+    tokenizer = MergingTokenizer([(b"a", b"b"), (b"b", b" ")])
+    assert list(ratified_cuts("b t", words, [tokenizer])) == []
+    assert list(ratified_cuts("b t", words, [tokenizer], "a")) == [1]
 
 
 @given(texts)

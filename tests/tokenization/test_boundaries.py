@@ -43,6 +43,30 @@ def test_names_lead_back(boundary: Boundary) -> None:
     assert list(boundary_named(boundary.name).propose(text)) == list(boundary.propose(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "cuts"),
+    [
+        ("10\u00a0000 km", [6]),  # a no-break space holds a number together
+        ("\u65e5\uff11\u00b2\u672c", [1, 3]),  # and a digit stays with the next
+        ("\u65e5\u672c x", [1, 2]),
+        ("a ", []),
+        (" a", []),
+        ("\u65e5 ", []),
+    ],
+)
+def test_words_that_are_hard_to_tell(text: str, cuts: list[int]) -> None:
+    assert list(words.propose(text)) == cuts
+
+
+def test_lines_and_sentences_by_hand() -> None:
+    assert list(lines.propose("a  \n b c")) == [1]  # the break need not come first
+    assert list(sentences.propose("a b\nc d")) == []  # one break ends no sentence
+    assert list(sentences.propose("a b\n\nc d")) == [3]
+    assert list(sentences.propose("It is 3. No! (Yes?) x")) == [8, 12, 19]
+    assert list(phrases(2).propose("a b c d e")) == [3, 7]
+    assert list(phrases(3).propose("a b c d e")) == [5]
+
+
 def test_words_by_hand() -> None:
     assert list(words.propose("a bc  d\n\ne ")) == [1, 4, 7]
     assert list(lines.propose("a b\nc d")) == [3]

@@ -103,3 +103,14 @@ def test_common_length_is_the_longest_common_prefix(family: str, pieces: list[st
     shared = common_length(left, right)
     assert left.ids[:shared] == right.ids[:shared]
     assert shared in (len(left.ids), len(right.ids)) or left.ids[shared] != right.ids[shared]
+
+
+def test_common_length_where_more_is_settled_by_now() -> None:
+    """What changed lies before what the longer text has settled."""
+    tokenizer = MergingTokenizer(ACROSS_WORDS)
+    left = extend(Canonical(), "ab t", tokenizer)
+    right = extend(left, "a" + " ab" * 100, tokenizer)
+    assert right.num_settled > len(left.ids)
+    assert left.ids[0] == right.ids[0]
+    assert left.ids[1] != right.ids[1]
+    assert common_length(left, right) == 1

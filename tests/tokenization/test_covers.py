@@ -14,7 +14,7 @@ from coolfusion.backends.base import Query
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.source import Source
 from coolfusion.testing import toy_source
-from coolfusion.tokenization.covers import Cover, Covering
+from coolfusion.tokenization.covers import END, Cover, Covering
 from tests.covers_by_hand import ByHand, missing
 from tests.tokenizers_by_hand import ACROSS_WORDS, FAR_ACROSS_WORDS, Merge, MergingTokenizer
 
@@ -190,6 +190,30 @@ def test_a_token_that_only_what_follows_makes_canonical() -> None:
     assert tokenizer.encode("b't") == (7, 3)
     row = np.full(8, -np.log(8))
     assert missing(tokenizer, Covering(tokenizer, 8), "b't", row) == []
+
+
+def test_a_text_ends_after_its_own_encoding_alone() -> None:
+    """Not after the tokens that ``b't`` would begin with."""
+    tokenizer = MergingTokenizer([(b"b", b"'")], r"[ab]+'t|[ab]+|'|t|1| ")
+    size = len(tokenizer.pieces)
+    source = Source("tiny", tokenizer, NgramBackend([[7, 0, 2, 5, 1]], size, order=2))
+    covering, by_hand = Covering(tokenizer, size), ByHand(source, tokenizer.encode("a"))
+    cover = covering.begin()
+    for byte in b"b'":
+        cover = covering.advance(cover, byte)
+    known = learnt(source, covering, cover, "a")
+    assert {branch.ids for branch in known.branches if not branch.depth} == {(2, 5), (7,)}
+    np.testing.assert_allclose(covering.bounds(known).lower, by_hand.next_bytes(b"b'"), rtol=1e-9)
+
+
+def test_nothing_ends_within_a_character() -> None:
+    covering = covering_of(toy("bytes"))
+    cover = covering.advance(covering.begin(), "\u00e9".encode()[0])
+    bounds = covering.bounds(cover)
+    assert bounds.slack > 0
+    assert bounds.upper[END] == 0
+    assert bounds.upper[0x80] > 0
+    assert bounds.upper[ord("a")] == 0
 
 
 def test_memory_does_not_grow_with_the_text() -> None:

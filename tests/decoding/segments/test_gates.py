@@ -177,6 +177,19 @@ def test_another_source_leads_when_the_lead_fails(recipe: Recipe, after: int) ->
     assert all(step.drafters == ("two",) for step in result.steps[dropped[0] + 1 :])
 
 
+def test_what_reaches_a_limit() -> None:
+    assert Confidence(1.0)(LeadDraft("x", False, 0.0, 3))
+    assert not Confidence(0.51)(LeadDraft("x", False, math.log(0.25), 2))
+    assert Confidence(0.49)(LeadDraft("x", False, math.log(0.25), 2))
+    tokens, contests = Budget(max_scored_tokens=15), Budget(2)
+    assert [tokens.is_spent(9, scored) for scored in (14, 15, 16)] == [False, True, True]
+    assert [contests.is_spent(num, 99) for num in (1, 2, 3)] == [False, True, True]
+    assert Budget(2, 15).is_spent(2, 0)
+    assert Budget(2, 15).is_spent(0, 15)
+    assert not Budget().is_spent(99, 99)
+    assert Budget(0).is_spent(0, 0)
+
+
 def test_confidence_is_a_geometric_mean() -> None:
     draft = LeadDraft(" x", False, math.log(0.5) + math.log(0.9), 2)
     assert draft.confidence == pytest.approx(math.sqrt(0.45))

@@ -32,6 +32,7 @@ from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.tokenization.covers import END
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 from tests.covers_by_hand import ByHand
+from tests.decoding.segments.test_drafting import PROMPT, TOKENIZER, writer
 
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
 TEXTS = (
@@ -135,3 +136,41 @@ def _parts(source: Source) -> tuple:
 def test_only_what_there_is_to_score_by() -> None:
     with pytest.raises(UsageError, match="scores is 'letters'"):
         make_recipe(scores="letters")
+
+
+def test_a_candidate_may_fill_the_context_window() -> None:
+    """Two tokens fit beside the prompt, and both drafts have two."""
+    narrow, wide = writer(b"ab", room=2), writer(b"cd", "two")
+    decoder = SegmentDecoder([narrow, wide], make_recipe(boundary="whole_response"))
+    _, step = decoder.step(decoder.start(PROMPT))
+    assert [candidate.text for candidate in step.candidates] == ["ab", "cd"]
+    assert step.dropped == ()
+    assert np.isfinite([candidate.log_likelihoods for candidate in step.candidates]).all()
+    longer = SegmentDecoder([narrow, writer(b"cde", "two")], make_recipe(boundary="whole_response"))
+    _, step = longer.step(longer.start(PROMPT))
+    assert [gone.source for gone in step.dropped] == ["one"]
+    assert "context window" in step.dropped[0].reason
+
+
+@pytest.mark.parametrize(("shares", "ends"), [((2, 3), True), ((1, 9), False)])
+def test_an_end_competes_with_the_first_token_of_a_draft(
+    shares: tuple[int, int], ends: bool
+) -> None:
+    """Not with the last, of which both sources are sure, nor with the whole draft.
+
+    One source ends 3 of 4 times and writes "xy" otherwise, the other 2 of 5 times or 1 of 10:
+    0.75 * 0.4 > 0.25 * 0.6, and 0.75 * 0.1 < 0.25 * 0.9.
+    """
+    sources = [written("one", 3, 1), written("two", *shares)]
+    recipe = make_recipe(boundary="whole_response", end_rule="token_contest")
+    decoder = SegmentDecoder(sources, recipe)
+    _, step = decoder.step(decoder.start(PROMPT))
+    assert np.exp(step.log_end) == pytest.approx([0.75, shares[0] / sum(shares)], abs=1e-4)
+    assert step.ends is ends
+
+
+def written(name: str, num_ends: int, num_xy: int) -> Source:
+    """A source that has seen so many ends after the prompt, and so often ``xy``."""
+    prompt, end = TOKENIZER.encode_prompt(PROMPT), next(iter(TOKENIZER.end_ids))
+    texts = [(*prompt, end)] * num_ends + [(*prompt, *TOKENIZER.encode("xy"), end)] * num_xy
+    return Source(name, TOKENIZER, NgramBackend(texts, 257, order=9, strength=1e-6))
