@@ -1,4 +1,4 @@
-"""Importing the package is quick and loads nothing heavy."""
+"""Importing the package loads nothing heavy, and at first nothing but its list of names."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ import sys
 
 import pytest
 
-TIMED = """
-import sys, time
-before = time.perf_counter()
+LISTED = """
+import sys
+before = set(sys.modules)
 import {module}
-seconds = time.perf_counter() - before
-heavy = [name for name in {heavy!r} if name in sys.modules]
-print(seconds, *heavy)
+print(*sorted(set(sys.modules) - before))
 """
 
 
-def measure(module: str, heavy: tuple[str, ...]) -> tuple[float, list[str]]:
-    code = TIMED.format(module=module, heavy=heavy)
+def loaded(module: str) -> list[str]:
+    """The modules that importing one brings in, in a process of its own."""
+    code = LISTED.format(module=module)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, *loaded = done.stdout.split()
-    return float(seconds), loaded
+    return done.stdout.split()
 
 
 def test_import_coolfusion() -> None:
-    runs = [
-        measure("coolfusion", ("torch", "transformers", "numpy", "tokenizers")) for _ in range(5)
-    ]
-    assert runs[0][1] == []
-    assert min(seconds for seconds, _ in runs) < 0.150
+    """The names it lists are imported when they are first used."""
+    modules = loaded("coolfusion")
+    assert [name for name in modules if name.startswith("coolfusion")] == ["coolfusion"]
+    packages = {name.split(".")[0] for name in modules} - {"coolfusion"}
+    assert packages - set(sys.stdlib_module_names) == set()
 
 
 @pytest.mark.parametrize(
@@ -42,5 +40,5 @@ def test_import_coolfusion() -> None:
     ],
 )
 def test_nothing_but_a_model_needs_torch(module: str) -> None:
-    heavy = ("torch", "transformers", "pytest", "hypothesis")
-    assert measure(module, heavy)[1] == []
+    heavy = {"torch", "transformers", "pytest", "hypothesis"}
+    assert heavy & set(loaded(module)) == set()

@@ -134,9 +134,12 @@ def test_a_budget_is_of_one_response(limit: int) -> None:
 
 def test_a_budget_of_tokens_is_exceeded_by_one_contest_at_most() -> None:
     sources = [toy("one", "byte_bpe", (0, 1)), toy("two", "bytes", (1, 2, 3))]
+    spent = []
     for result in answers(sources, Recipe(budget=Budget(max_scored_tokens=20))):
         contests = [sum(usage.num_scored for usage in step.usage) for step in result.steps]
         assert sum([each for each in contests if each][:-1]) < 20
+        spent.append(sum(contests))
+    assert max(spent) >= 20
 
 
 def test_a_gate_saves_the_drafts_of_the_others() -> None:

@@ -48,14 +48,18 @@ def by_backend(source: Source) -> Callable[[tuple[int, ...]], np.ndarray]:
     return lambda ids: source.backend._log_distribution(ids[1 - ORDER :])
 
 
-def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset: str) -> None:
-    """Compare the package with the reference until a choice is too close to call."""
+def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset: str) -> int:
+    """Compare the package with the reference until a choice is too close to call.
+
+    Returns how many contests were compared.
+    """
     try:
         wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=NUM_STEPS)
     except LookupError:  # a source babbles on without a word's end, where caps would decide
         reject()
     decoder = SegmentDecoder(sources, PRESETS[preset])
     state = decoder.start(prompt, Request(max_new_tokens=2000, max_segment_tokens=1000))
+    num_contests = 0
     for segment, costs in wanted:
         assert state.stop_reason is None
         state, step = decoder.step(state)
@@ -64,9 +68,11 @@ def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset
                 costs, rel=1e-4, abs=1e-5
             )
             first, second = sorted(costs)[:2]
+            num_contests += 1
             if second - first < 1e-3:
-                return
+                break
         assert step.segment == segment
+    return num_contests
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -116,8 +122,18 @@ def builtin() -> list[tuple[Source, Callable[[tuple[int, ...]], np.ndarray]]]:
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 @pytest.mark.parametrize("chosen", [(0,), (0, 1), (2, 1), (0, 1, 2)])
-def test_trained_transformers(builtin, preset: str, chosen: tuple[int, ...]) -> None:
-    prompt = "Question: Mia has 14 plums. She eats 5. How many plums does Mia have left?\nAnswer:"
+@pytest.mark.parametrize(
+    ("prompt", "num_contests"),
+    [
+        ("Question: Mia has 14 plums. She eats 5. How many plums does Mia have left?\nAnswer:", 0),
+        ("Question: Ann has 3 boxes of 5 pears each. How many pears does Ann have?\nAnswer:", 2),
+    ],
+)
+def test_trained_transformers(
+    builtin, preset: str, chosen: tuple[int, ...], prompt: str, num_contests: int
+) -> None:
+    """All three know the first kind of question; of the second kind not all have seen any."""
     sources = [builtin[index][0] for index in chosen]
     voices = [voice_of(builtin[index][0], prompt, builtin[index][1]) for index in chosen]
-    assert_equal(sources, voices, prompt, preset)
+    found = assert_equal(sources, voices, prompt, preset)
+    assert found >= (num_contests if len(chosen) > 1 else 0)
