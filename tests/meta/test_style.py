@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from tests.meta.test_layers import MODULES, PACKAGE
 
@@ -24,6 +25,7 @@ FORMULA = re.compile(r"^ {4,}\S.*(\b(sum|prod)_|\b(exp|log|ln)\b|\) / \(|<-)", r
 SOURCE = re.compile(r"arXiv \d{4}\.\d{4,5}|\b[A-Z]\w+,? \(?(19|20)\d\d\)|\bour own\b")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Node = TypeVar("Node", bound=ast.AST)
 
 
 @cache
@@ -48,7 +50,7 @@ def public_methods(body: list[ast.stmt]) -> Iterator[Function]:
             yield from (method for method in public(each.body) if isinstance(method, Function))
 
 
-def nodes(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[tuple[Path, ast.AST]]:
+def nodes(kind: type[Node]) -> Iterator[tuple[Path, Node]]:
     """Every node of a kind in the package, with its module."""
     for path in MODULES:
         yield from ((path, node) for node in ast.walk(tree_of(path)) if isinstance(node, kind))
@@ -61,9 +63,8 @@ def docstrings(path: Path) -> Iterator[str]:
 
 
 def test_modules_open_with_their_purpose() -> None:
-    bare = [short(path) for path in MODULES if tree_of(path).body]
-    bare = [name for name in bare if not ast.get_docstring(tree_of(PACKAGE / name))]
-    assert bare == []
+    trees = {short(path): tree_of(path) for path in MODULES}
+    assert [name for name, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 
 
 def test_public_things_say_what_they_are() -> None:
@@ -80,8 +81,7 @@ def test_public_things_say_what_they_are() -> None:
 
 def test_signatures_are_annotated() -> None:
     untyped = []
-    for path, node in nodes((ast.FunctionDef, ast.AsyncFunctionDef)):
-        assert isinstance(node, Function)
+    for path, node in [*nodes(ast.FunctionDef), *nodes(ast.AsyncFunctionDef)]:
         taken = node.args
         given = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, taken.vararg, taken.kwarg]
         bare = [a.arg for a in given if a and not a.annotation and a.arg not in ("self", "cls")]
@@ -92,18 +92,12 @@ def test_signatures_are_annotated() -> None:
 
 def test_no_asserts() -> None:
     """An error says what was wrong, why it matters and what to do."""
-    found = [
-        f"{short(path)}:{node.lineno}"
-        for path, node in nodes(ast.Assert)
-        if hasattr(node, "lineno")
-    ]
-    assert found == []
+    assert [f"{short(path)}:{node.lineno}" for path, node in nodes(ast.Assert)] == []
 
 
 def test_nothing_but_the_command_line_prints() -> None:
     printing = []
     for path, node in nodes(ast.Call):
-        assert isinstance(node, ast.Call)
         if path.parent.name != "cli" and getattr(node.func, "id", "") == "print":
             printing.append(f"{short(path)}:{node.lineno}")
     assert printing == []

@@ -9,8 +9,8 @@ tokens there. ``b[c]`` are its UTF-8 bytes, and the weights ``w[k]`` sum to 1:
     mixture           -log sum_k w[k] * exp(L[c, k])
     lead(k)           -L[c, k] / n[c, k]
 
-All but the first are our own. Others, our own too, change the table before one of these decides,
-and can be nested:
+The first is the paper's, the rest is our own. Others change the table before one of these
+decides, and can be nested:
 
     weighted(r)          w replaced by given weights times w
     without_outliers(r)  without the columns of sources that are lost

@@ -14,6 +14,7 @@ from coolfusion.backends.base import Distributions, Query
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.sampling import Sampling, draw, pick
 from coolfusion.backends.source import Source
+from coolfusion.decoding.mixture.byte_route import decide
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.decoding.mixture.options import Mixture
 from coolfusion.decoding.mixture.rules import (
@@ -276,3 +277,36 @@ def test_room_is_never_exceeded() -> None:
         lengths = [len(each.tokenizer.encode(generation.text)) for each in sources]
         assert max(lengths) <= room
         assert generation.stop_reason is StopReason.LENGTH
+
+
+@given(
+    st.lists(st.floats(0.01, 1.0), min_size=2, max_size=5),
+    st.lists(st.floats(0.0, 0.3), min_size=5, max_size=5),
+    st.sampled_from([0.0, 0.3, 1.0, 4.0]),
+    st.integers(0, 50),
+)
+def test_what_is_decided_early_is_what_is_decided_late(
+    masses: list[float], unknown: list[float], temperature: float, position: int
+) -> None:
+    """Whatever share of what is unknown each outcome turns out to have."""
+    known = np.array(masses)
+    more, sampling = known + unknown[: len(known)], Sampling(temperature, seed=3)
+    early = decide(np.log(known), np.log(more), sampling, position)
+    for late in (known, more, (known + more) / 2, np.where(np.arange(len(known)) % 2, known, more)):
+        picked = pick(np.log(late), sampling, position)
+        assert early in (None, picked)
+    nothing_unknown = decide(np.log(known), np.log(known), sampling, position)
+    assert nothing_unknown in (None, pick(np.log(known), sampling, position))
+
+
+def test_when_an_outcome_is_decided() -> None:
+    lower, upper = np.log([0.5, 0.3, 0.1]), np.log([0.6, 0.4, 0.2])
+    assert decide(lower, upper, Sampling(), 0) == 0
+    assert decide(lower, np.log([0.6, 0.55, 0.2]), Sampling(), 0) is None
+    tied = np.log([0.4, 0.4, 0.2])
+    assert decide(tied, tied, Sampling(), 0) is None
+    assert decide(lower, lower, Sampling(1.0, top_k=2), 0) is None  # a filter needs all of them
+    assert decide(lower, lower, Sampling(1.0, top_p=0.9), 0) is None
+    warm = [decide(lower, lower, Sampling(3.0, seed=1), position) for position in range(40)]
+    assert warm == [pick(lower, Sampling(3.0, seed=1), position) for position in range(40)]
+    assert set(warm) == {0, 1, 2}
