@@ -19,6 +19,7 @@ from coolfusion.decoding.source_weights import (
     log_normalized,
     on_simplex,
     prior_named,
+    uniform,
 )
 from coolfusion.errors import UsageError
 from coolfusion.testing import toy_source
@@ -45,6 +46,10 @@ def test_weights_stay_on_the_simplex(rounds: list[list[float]], eta: float) -> N
 def test_eta_0_learns_nothing(some: list[float]) -> None:
     start = log_normalized(np.log([0.5, 0.3, 0.2]))
     np.testing.assert_allclose(hedged(start, some, 0.0), start, atol=1e-12)
+
+
+def test_equal_weights_sum_to_1() -> None:
+    assert uniform(4).tolist() == [0.25] * 4
 
 
 def test_hedge_by_hand() -> None:

@@ -281,7 +281,7 @@ def test_room_is_never_exceeded() -> None:
 
 @given(
     st.lists(st.floats(0.01, 1.0), min_size=2, max_size=5),
-    st.lists(st.floats(0.0, 0.3), min_size=5, max_size=5),
+    st.lists(st.floats(0.0, 0.9), min_size=5, max_size=5),
     st.sampled_from([0.0, 0.3, 1.0, 4.0]),
     st.integers(0, 50),
 )
@@ -289,11 +289,11 @@ def test_what_is_decided_early_is_what_is_decided_late(
     masses: list[float], unknown: list[float], temperature: float, position: int
 ) -> None:
     """Whatever share of what is unknown each outcome turns out to have."""
-    known = np.array(masses)
-    more, sampling = known + unknown[: len(known)], Sampling(temperature, seed=3)
-    early = decide(np.log(known), np.log(more), sampling, position)
-    for late in (known, more, (known + more) / 2, np.where(np.arange(len(known)) % 2, known, more)):
-        picked = pick(np.log(late), sampling, position)
+    known, added = np.array(masses), np.array(unknown[: len(masses)])
+    sampling = Sampling(temperature, seed=3)
+    early = decide(np.log(known), np.log(known + added), sampling, position)
+    for shares in (*np.eye(len(known)), np.zeros(len(known)), np.ones(len(known))):
+        picked = pick(np.log(known + shares * added), sampling, position)
         assert early in (None, picked)
     nothing_unknown = decide(np.log(known), np.log(known), sampling, position)
     assert nothing_unknown in (None, pick(np.log(known), sampling, position))
@@ -310,3 +310,16 @@ def test_when_an_outcome_is_decided() -> None:
     warm = [decide(lower, lower, Sampling(3.0, seed=1), position) for position in range(40)]
     assert warm == [pick(lower, Sampling(3.0, seed=1), position) for position in range(40)]
     assert set(warm) == {0, 1, 2}
+
+
+def test_what_is_unknown_may_turn_a_sample() -> None:
+    """At a high temperature even little of it; wherever it would, nothing is decided."""
+    lower, upper = np.log([0.5, 0.1]), np.log([0.5, 0.6])
+    num_turned = 0
+    for position in range(100):
+        sampling = Sampling(4.0, seed=1)
+        both = {pick(each, sampling, position) for each in (lower, upper)}
+        decided = decide(lower, upper, sampling, position)
+        assert decided == (None if len(both) > 1 else both.pop())
+        num_turned += decided is None
+    assert 5 < num_turned < 50

@@ -22,11 +22,11 @@ def source(name: str, *texts: str) -> Source:
     return Source(name, TOKENIZER, NgramBackend(ids, 257, order=16, strength=STRENGTH))
 
 
-def mixed(*sources: Source, weights: dict[str, float], **limits: int) -> Generation:
+def mixed(
+    *sources: Source, weights: dict[str, float], rule: str = "arithmetic", **limits: int
+) -> Generation:
     request = Request(**{"max_new_tokens": 20, **limits})
-    return MixtureDecoder(sources, make_mixture("arithmetic", weights=weights)).generate(
-        PROMPT, request
-    )
+    return MixtureDecoder(sources, make_mixture(rule, weights=weights)).generate(PROMPT, request)
 
 
 def test_a_drafter_would_have_written_every_token_of_a_step() -> None:
@@ -63,11 +63,12 @@ def test_a_step_counts_its_own_tokens() -> None:
     assert limited.text == "ab"
 
 
-def test_the_weights_of_those_who_are_left_sum_to_1() -> None:
+@pytest.mark.parametrize("rule", ["arithmetic", "geometric", "top_k_union(4)"])
+def test_the_weights_of_those_who_are_left_sum_to_1(rule: str) -> None:
     one, two, three = source("one", "ab"), source("two", "ab", "ac"), source("three", "ad", "ab")
     gone = Source("one", one.tokenizer, Losing(one, 0, RuntimeError("gone")))
-    left = mixed(gone, two, three, weights={"one": 8, "two": 3, "three": 1})
-    other = mixed(two, three, weights={"two": 3, "three": 1})
+    left = mixed(gone, two, three, weights={"one": 8, "two": 3, "three": 1}, rule=rule)
+    other = mixed(two, three, weights={"two": 3, "three": 1}, rule=rule)
     assert left.steps[0].dropped[0].source == "one"
     assert left.text == other.text
     costs = [[step.candidates[0].cost for step in each.steps] for each in (left, other)]
