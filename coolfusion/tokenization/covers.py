@@ -2,8 +2,8 @@
 
 A *cover* of the bytes ``s`` is a sequence ``h`` of complete tokens that spells a beginning of
 ``s``. One token in progress after it begins with the rest. A model with next-token probabilities
-``p`` gives the bytes the sum over their covers, as in the Byte-Token Representation Lemma (arXiv
-2410.09303):
+``p`` gives the bytes the sum over their covers, as in the Byte-Token Representation Lemma of
+arXiv 2410.09303:
 
     F(s) = sum_h p(h) * sum_{t begins with s after h} p(t | h)
 

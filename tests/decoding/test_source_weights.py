@@ -54,7 +54,7 @@ def test_equal_weights_sum_to_1() -> None:
 
 def test_hedge_by_hand() -> None:
     """Losses are between 0 and 8; of one that is not a number nothing good is assumed."""
-    start = normalized(np.zeros(2))
+    start = log_normalized(np.zeros(2))
     for given_ones, counted in [
         ((1.0, 3.0), (1.0, 3.0)),
         ((20.0, -3.0), (8.0, 0.0)),
@@ -65,7 +65,7 @@ def test_hedge_by_hand() -> None:
         np.testing.assert_allclose(
             np.exp(hedged(start, given_ones, 0.1)), raw / raw.sum(), rtol=1e-12
         )
-    uneven = normalized(np.log([0.8, 0.2]))
+    uneven = log_normalized(np.log([0.8, 0.2]))
     raw = np.array([0.8 * math.exp(-0.5 * 2), 0.2 * math.exp(-0.5 * 1)])
     np.testing.assert_allclose(np.exp(hedged(uneven, (2.0, 1.0), 0.5)), raw / raw.sum())
 

@@ -76,19 +76,19 @@ def test_bytes_are_counted_and_not_characters() -> None:
 def test_judges_weigh_what_they_were_taught_to_and_may_leave_their_own_drafts() -> None:
     drafts = {"a": draft(" x"), "b": draft(" y")}
     table = {"a": scores(-1.0, -3.0), "b": scores(-4.0, -2.0)}
-    taught = turn_of(drafts, table, Recipe(), {"a": 0.9, "b": 0.1})
+    taught = step_of(drafts, table, Recipe(), {"a": 0.9, "b": 0.1})
     assert [c.cost for c in taught.candidates] == pytest.approx([1.3, 2.9])
-    others = turn_of(drafts, table, Recipe(reranker=leave_one_out(mean_nll)))
+    others = step_of(drafts, table, Recipe(reranker=leave_one_out(mean_nll)))
     assert [c.cost for c in others.candidates] == pytest.approx([4.0, 3.0])
     assert others.winner == 1
 
 
 def test_usage_is_of_drafts_and_of_scores() -> None:
     drafts = {"a": draft(" x"), "b": draft(" y")}
-    turn = turn_of(drafts, {"a": scores(-1.0, -2.0)}, Recipe())
-    assert turn.usage == (Usage(num_drafted=2, num_scored=2), Usage(num_drafted=2))
-    turn.spend("b", Usage(num_scored=5))
-    assert turn.usage[1] == Usage(num_drafted=2, num_scored=5)
+    step = step_of(drafts, {"a": scores(-1.0, -2.0)}, Recipe())
+    assert step.usage == (Usage(num_drafted=2, num_scored=2), Usage(num_drafted=2))
+    step.spend("b", Usage(num_scored=5))
+    assert step.usage[1] == Usage(num_drafted=2, num_scored=5)
 
 
 def test_what_has_no_cost_does_not_win() -> None:
