@@ -15,7 +15,7 @@ from coolfusion.merging import merge
 from coolfusion.merging.build import provenance
 from coolfusion.merging.merged import MergedCheckpoint
 from coolfusion.search import Coefficients, Evaluated, Point
-from coolfusion.swarm.evaluating import Evaluator, OneByOne
+from coolfusion.swarm.evaluator import Evaluator, OneByOne
 from coolfusion.swarm.experts import Experts
 from coolfusion.swarm.log import Evaluation, SwarmLog
 from coolfusion.swarm.output import (

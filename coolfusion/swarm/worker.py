@@ -12,7 +12,7 @@ from typing import IO, Any
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.merging.merged import open_recipe
 from coolfusion.merging.recipe_file import recipe_from
-from coolfusion.swarm.evaluating import OneByOne
+from coolfusion.swarm.evaluator import OneByOne
 from coolfusion.swarm.log import evaluation_dict
 from coolfusion.swarm.utility import utility_from
 

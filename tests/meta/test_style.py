@@ -15,7 +15,6 @@ from tests.meta.test_layers import MODULES, PACKAGE
 MAX_LINES = 320
 # Methods that transformers calls, and documents.
 OVERRIDING = {"backends/huggingface/kv_cache.py"}
-# A protocol of what batching asks of a state, and what the command line shows.
 
 # A formula is an indented line of a docstring with a sum, a product, a logarithm, an
 # exponential, a quotient of brackets or an update.

@@ -32,7 +32,7 @@ from coolfusion.swarm import (
     Utility,
     swarm,
 )
-from coolfusion.swarm.evaluating import OneByOne
+from coolfusion.swarm.evaluator import OneByOne
 from coolfusion.swarm.log import evaluation_from
 from coolfusion.swarm.processes import SideBySide
 from coolfusion.swarm.report import as_dict, as_markdown
