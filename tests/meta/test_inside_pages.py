@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
 
-from coolfusion import _HOME
+from coolfusion import _HOME, SegmentDecoder
 from tests.meta.test_layers import FLOORS
 
 PAGES = Path(__file__).parents[2] / "docs" / "inside"
@@ -44,3 +45,10 @@ def test_the_design_page_has_one_line_per_package() -> None:
         for package, words in floor.items()
     ]
     assert [line for line in page if re.match(r"\| \d+ \|", line)] == wanted
+
+
+def test_the_design_page_quotes_a_step_as_it_is() -> None:
+    page = (PAGES / "design.md").read_text(encoding="utf-8")
+    (quoted,) = re.findall(r"^```text\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    lines = inspect.getsource(SegmentDecoder.step_async).splitlines()
+    assert quoted.splitlines() == [line.strip() for line in lines[-5:]]
