@@ -42,9 +42,9 @@ class FusionModel:
 
     ``strategy`` says how they are fused unless a call says otherwise: by "segments" and
     ``recipe``, or as a "mixture" of distributions. A ``mixture`` that is not given has the
-    recipe's weights and prior. A prompt is a string, continued as it stands, or a list of chat
-    messages, which every source reads through its own chat template; or a mapping from source
-    names to prompts of their own ("*": whoever is not named).
+    recipe's weights and prior. A prompt is a string, which is continued as it stands, or a list
+    of chat messages. Every source reads messages through its own chat template. A mapping from
+    source names to prompts gives each its own ("*": all that are not named).
     """
 
     def __init__(

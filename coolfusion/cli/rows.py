@@ -6,10 +6,9 @@ therefore says by itself what it answers and how it was made:
     {"id": "b", "asked": "5f0c...", "text": "...", ..., "topic": "dogs", "settings": {...}}
 
 ``asked`` is a digest of the row's prompt and own options, ``settings`` holds the options of the
-command that change an answer. Keys of the row that are the user's own, and the row's options,
-are carried along. A run goes on from an output only if all lines have its settings and no row
-asks something else than its line; otherwise it is refused, and nothing is decoded again by
-guesswork or overwritten.
+command that change an answer. Keys of the row that are the user's own, and the row's options, are
+carried along. A run resumes an output only if all lines have its settings and every row still
+asks what its line answers. Otherwise it is refused, and the file stays as it is.
 """
 
 from __future__ import annotations

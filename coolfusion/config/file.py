@@ -44,8 +44,8 @@ KEYS: Final = tuple(each.name for each in fields(FusionConfig))
 def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
     """Read a fusion file, or the one in a folder. Models are looked for in its folder first.
 
-    Raises ``UsageError`` for a file that cannot be read, and with the key for one that does not
-    exist, has the wrong type or a value that is not allowed.
+    Raises ``UsageError`` for a file that cannot be read. It names the key that does not exist,
+    has the wrong type or a value that is not allowed.
     """
     file = Path(path)
     if file.is_dir():

@@ -23,7 +23,7 @@ def check_setting(holds: bool, name: str, value: object, wanted: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """BatchLimits and habits of one response.
+    """Limits of one response, and how its tokens are picked.
 
     ``max_new_tokens`` bounds the response in the tokens of the source that needs most.
     ``max_segment_tokens`` overrides the boundary's own cap. A source that fails is dropped

@@ -26,12 +26,12 @@ START = r'\{"kind": "(outcome|samples)", '
 class Outcome:
     """What one system made of one row.
 
-    ``text`` is its answer; or, where references are scored instead, ``log_likelihoods`` (nats)
-    has one entry for each; ``value`` is given where someone else has judged it already.
-    ``digest`` is that of what it answered. ``num_forwarded``: tokens computed, by source; ``seconds`` likewise its own, those of the
-    outcomes it builds on (``needs``, by system name) not included. ``wins``: contested steps
-    won, by source; for a reranked or voted answer, who wrote it. ``error`` says why there is
-    no answer.
+    ``text`` is its answer. Where references are scored instead, ``log_likelihoods`` (nats) has
+    one entry for each. ``value`` is given where another program has judged the answer. ``digest``
+    is that of what it answered. ``num_forwarded``: tokens computed, by source; ``seconds``
+    likewise its own, those of the outcomes it builds on (``needs``, by system name) not included.
+    ``wins``: contested steps won, by source; for a reranked or voted answer, who wrote it.
+    ``error`` says why there is no answer.
     """
 
     system: str
@@ -60,7 +60,7 @@ class Record:
     """The outcomes of a run, in memory and, with a path, in a ``JsonLog``.
 
     Opening a file whose run had other ``settings`` raises ``UsageError`` naming those that
-    differ, as does a file that no run can have written; nothing is changed then.
+    differ. So does a file that no run can have written. Neither is changed.
     """
 
     def __init__(

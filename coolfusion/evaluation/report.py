@@ -36,10 +36,10 @@ HEADER = ("system", "score", "95 % interval", "p", "fixed", "broken", "tokens", 
 class SystemResult:
     """One system on one task.
 
-    ``values``: (rows of the task,), None where a row could not be answered or judged. All
-    else is over the rows that every system has a value for: ``mean`` with its 95 % bootstrap
-    ``interval``; ``p_value`` of a paired test against the best source, None for that itself;
-    ``fixed`` and ``broken``: ids of rows that it does better and worse than the best source.
+    ``values``: (rows of the task,), None where a row could not be answered or judged. All else is
+    over the rows that every system has a value for. ``mean`` has a 95 % bootstrap ``interval``.
+    ``p_value`` is of a paired test against the best source (None for that source). ``fixed`` and
+    ``broken`` are ids of rows that it does better and worse than the best source.
     ``num_forwarded`` and ``seconds`` are means per row, what it builds on included. ``wins``:
     contested steps won by source; for reranked and voted answers, rows by author.
     """

@@ -1,9 +1,9 @@
 """A folder that appears whole or not at all, also where the process that writes it is killed.
 
-What is written, and what stands aside while it is replaced, is in a hidden folder beside the output.
-A merge locks that (flock), and the system lets go of the lock when the process ends, however it
-ends: a hidden folder that nobody has locked is left over. Where folders cannot be locked (on
-Windows, on some network disks) none is ever taken for that.
+What is written, and what stands aside while it is replaced, is in a hidden folder beside the
+output. A merge locks that folder (flock), and the system releases the lock however the process
+ends. A hidden folder without a lock is left over. Where folders cannot be locked (on Windows, on
+some network disks) none is ever taken for that.
 """
 
 from __future__ import annotations

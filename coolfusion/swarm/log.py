@@ -57,8 +57,8 @@ def evaluation_from(data: Mapping[str, Any]) -> Evaluation:
 class SwarmLog:
     """The evaluations of a file, by point; a ``JsonLog`` holds them.
 
-    Raises ``UsageError`` for a file of other ``settings``, naming those that differ, for
-    one that no search wrote, and for one that another process is writing.
+    Raises ``UsageError`` for a file of other ``settings``, naming those that differ. It also
+    refuses a file that no search wrote, and one that another process is writing.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ class ByteRoute:
         return tuple(covering.begin() for covering in self._coverings[: len(prompts)])
 
     async def walk(self, state: MixtureState) -> Continuation:
-        """ModelRequest what has to be asked, and commit all that is settled then."""
+        """Ask what has to be asked, and commit all that is settled then."""
         covers = {k: state.position[k] for k in state.active}
         walk = _Walk(state, covers, whole=(b"", covers), favoured=set(covers))
         while walk.covers:

@@ -98,7 +98,7 @@ class TopKUnion:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise UsageError(
-                f"top_k_union({self.size}) leaves nothing to choose from. ModelRequest for at least 1."
+                f"top_k_union({self.size}) leaves nothing to choose from. Ask for at least 1."
             )
 
     @property
