@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
 from coolfusion.config.file import settled_options
+from coolfusion.config.keywords import takes_options
 from coolfusion.config.kinds import MIXTURE, SEGMENTS, strategy_named
-from coolfusion.config.options import FusionConfig
+from coolfusion.config.options import (
+    FUSION,
+    MODELS,
+    RESPONSE,
+    SPEED,
+    STRATEGY,
+    FusionOptions,
+    ResponseOptions,
+)
 from coolfusion.config.plan import one_each, plan_fusion
-from coolfusion.config.spelling import checks_keywords
 from coolfusion.decoding.batching import MAX_ROWS, MAX_TOKENS
 from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
 from coolfusion.decoding.mixture.options import Mixture
-from coolfusion.decoding.mixture.rules import MixingRule
 from coolfusion.decoding.request import request
 from coolfusion.decoding.segments.beam import BeamSearch, Ranked
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, SegmentDecoder
-from coolfusion.decoding.segments.end_rules import EndRule
-from coolfusion.decoding.segments.gates import Budget, Gate
 from coolfusion.decoding.segments.recipe import Recipe
-from coolfusion.decoding.segments.rerankers import Reranker
 from coolfusion.decoding.segments.speculation import Speculation
-from coolfusion.decoding.source_weights import PromptPrior
 from coolfusion.errors import UsageError
-from coolfusion.tokenization.boundaries import Boundary
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 LoadProgress = Callable[[str, int, int], None]
 
@@ -92,79 +97,42 @@ class FusionModel:
         return all(getattr(s.tokenizer, "has_chat_template", True) for s in self.sources)
 
     @classmethod
-    @checks_keywords
+    @takes_options(MODELS, FUSION, STRATEGY, SPEED)
     def from_pretrained(
         cls,
         models: str | Path | Sequence[str | Path] | None = None,
         *,
-        config: str | Path | FusionConfig | None = None,
-        names: Sequence[str] | None = None,
-        preset: str | None = None,
-        reranker: str | Reranker | None = None,
-        weights: Mapping[str, float] | Sequence[float] | None = None,
-        lead: str | None = None,
-        boundary: str | Boundary | None = None,
-        end_rule: str | EndRule | None = None,
-        gate: str | float | Gate | None = None,
-        budget: str | int | Budget | None = None,
-        prior: str | PromptPrior | None = None,
-        hedge: float | None = None,
-        num_samples: int | None = None,
-        scores: str | None = None,
-        strategy: str | None = None,
-        mixing: str | MixingRule | None = None,
-        route: str | None = None,
-        speculation: bool = True,
-        drafter: str | Path | None = None,
-        device: str | Sequence[str] | None = None,
-        dtype: str | Sequence[str] | None = None,
-        trust_remote_code: bool = False,
-        lossy_ok: bool = False,
         model_options: dict[str, Any] | None = None,
         progress: LoadProgress | None = None,
+        **options: Unpack[FusionOptions],
     ) -> FusionModel:
         """Load sources from folders or hub ids; with no models named, the built-in ones.
 
         ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), and so may
-        ``config`` beside other models. What is given here replaces what the file says. What each
-        option does is said in docs/use/options.md. ``device`` and ``dtype`` hold for all sources or are
-        given one each. ``speculation`` and ``drafter`` change no text. ``model_options`` are
+        ``config`` beside other models. Options that are given replace what the file says.
+        docs/use/options.md says what each does. ``device`` and ``dtype`` hold for all sources or
+        are given one each. ``speculation`` and ``drafter`` change no text. ``model_options`` are
         passed on to transformers. ``progress`` is called with (name, how many are loaded, of how
         many). Raises ``UsageError`` for what cannot be done as asked.
         """
-        given = {
-            "names": names,
-            "preset": preset,
-            "reranker": reranker,
-            "weights": weights,
-            "lead": lead,
-            "boundary": boundary,
-            "end_rule": end_rule,
-            "gate": gate,
-            "budget": budget,
-            "prior": prior,
-            "hedge": hedge,
-            "num_samples": num_samples,
-            "scores": scores,
-            "strategy": strategy,
-            "mixing": mixing,
-            "route": route,
-            "drafter": drafter,
-        }
-        said = settled_options(models, config, given)
-        paths = list(said.pop("models", None) or builtin_paths())
+        said = settled_options(models, options.get("config"), options)
+        paths = list(said.get("models") or builtin_paths())
         plan = plan_fusion(paths, said)
+        drafter, speculation = options.get("drafter"), options.get("speculation", True)
         if drafter is not None and not speculation:
             raise UsageError(
                 "A drafter only guesses ahead. Switch speculation on, or leave it out."
             )
-        devices = one_each(device, len(paths), "device")
-        dtypes = one_each(dtype, len(paths), "dtype")
+        devices = one_each(options.get("device"), len(paths), "device")
+        dtypes = one_each(options.get("dtype"), len(paths), "dtype")
         from coolfusion.backends.huggingface import load_source
 
         load = partial(
-            load_source, trust_remote_code=trust_remote_code, model_options=model_options
+            load_source,
+            trust_remote_code=options.get("trust_remote_code", False),
+            model_options=model_options,
         )
+        lossy_ok = options.get("lossy_ok", False)
         places = list(zip(devices, dtypes, strict=True))
         sources = []
         for number, (path, label) in enumerate(zip(paths, plan.names, strict=True)):
@@ -188,20 +156,9 @@ class FusionModel:
             mixture=plan.mixture,
         )
 
-    @checks_keywords
+    @takes_options(RESPONSE)
     def generate(
-        self,
-        prompt: Prompt,
-        *,
-        strategy: str | None = None,
-        max_new_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        max_segment_tokens: int | None = None,
-        on_source_error: str = "drop",
+        self, prompt: Prompt, *, strategy: str | None = None, **options: Unpack[ResponseOptions]
     ) -> Generation:
         """One response, by the fusion's strategy or another.
 
@@ -212,75 +169,23 @@ class FusionModel:
         (``on_source_error="drop"``) or raises its ``SourceError`` ("raise"). Raises ``UsageError``
         for values that make no sense, and ``PromptError`` for a prompt that a source cannot take.
         """
-        wanted = request(
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            max_segment_tokens=max_segment_tokens,
-            on_source_error=on_source_error,
-        )
-        return self.decoder_for(strategy).generate(prompt, wanted)
+        return self.decoder_for(strategy).generate(prompt, request(**options))
 
-    @checks_keywords
+    @takes_options(RESPONSE)
     def stream(
-        self,
-        prompt: Prompt,
-        *,
-        strategy: str | None = None,
-        max_new_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        max_segment_tokens: int | None = None,
-        on_source_error: str = "drop",
+        self, prompt: Prompt, *, strategy: str | None = None, **options: Unpack[ResponseOptions]
     ) -> Iterator[Step]:
         """Steps as they are committed; their ``text``s join to the response of ``generate``."""
-        wanted = request(
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            max_segment_tokens=max_segment_tokens,
-            on_source_error=on_source_error,
-        )
-        return self.decoder_for(strategy).stream(prompt, wanted)
+        return self.decoder_for(strategy).stream(prompt, request(**options))
 
-    @checks_keywords
+    @takes_options(RESPONSE)
     def n_best(
-        self,
-        prompt: Prompt,
-        width: int = 4,
-        *,
-        max_new_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        max_segment_tokens: int | None = None,
-        on_source_error: str = "drop",
+        self, prompt: Prompt, width: int = 4, **options: Unpack[ResponseOptions]
     ) -> list[Ranked]:
         """Up to ``width`` distinct responses by beam search, the best first; options as in ``generate``."""
-        wanted = request(
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            max_segment_tokens=max_segment_tokens,
-            on_source_error=on_source_error,
-        )
-        return BeamSearch(self.decoder, width).generate(prompt, wanted)
+        return BeamSearch(self.decoder, width).generate(prompt, request(**options))
 
-    @checks_keywords
+    @takes_options(RESPONSE)
     def generate_batch(
         self,
         prompts: Sequence[Prompt],
@@ -288,30 +193,13 @@ class FusionModel:
         max_rows: int = MAX_ROWS,
         max_batch_tokens: int = MAX_TOKENS,
         strategy: str | None = None,
-        max_new_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        max_segment_tokens: int | None = None,
-        on_source_error: str = "drop",
+        **options: Unpack[ResponseOptions],
     ) -> list[Generation]:
         """One response per prompt, each the same as ``generate`` would give.
 
         At most ``max_rows`` are decoded side by side, fewer where their prompts and
         ``max_new_tokens`` together exceed ``max_batch_tokens``.
         """
-        wanted = request(
-            max_new_tokens=max_new_tokens,
-            stop=stop,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
-            max_segment_tokens=max_segment_tokens,
-            on_source_error=on_source_error,
-        )
         return self.decoder_for(strategy).generate_batch(
-            prompts, wanted, max_rows=max_rows, max_tokens=max_batch_tokens
+            prompts, request(**options), max_rows=max_rows, max_tokens=max_batch_tokens
         )

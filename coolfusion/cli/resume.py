@@ -44,3 +44,8 @@ def brief_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = resume_settings(arguments)
     unlike = {name: value for name, value in settings.items() if value != defaults.get(name)}
     return {"version": __version__, **unlike}
+
+
+def with_defaults(brief: dict[str, Any]) -> dict[str, Any]:
+    """Brief settings with the defaults that they leave out, so that both values can be named."""
+    return {**table.resume_settings({}), **brief}

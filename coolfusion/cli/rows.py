@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, final
 from coolfusion.cli import files, options
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import prompt_of_row
-from coolfusion.cli.resume import brief_settings
+from coolfusion.cli.resume import brief_settings, with_defaults
 from coolfusion.cli.terminal import result_dict, say
 from coolfusion.errors import CoolfusionError, PromptError, UsageError
 from coolfusion.jsonlog import JsonLog, check_same_settings
@@ -111,7 +111,7 @@ class AnswerFile:
             raise ValueError(row_id)
         if not isinstance(asked, str) or not isinstance(settings, dict):
             raise TypeError("a line says what it answers and how")
-        check_same_settings(self._path, settings, self._settings)
+        check_same_settings(self._path, with_defaults(settings), with_defaults(self._settings))
         self.errors[row_id] = "error" in record
         self._asked[row_id] = asked
 

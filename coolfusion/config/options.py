@@ -1,15 +1,16 @@
 """The one table of options: of a fusion, of what it costs and of a request.
 
-From it come the command line, ``fusion.toml``, the arguments of the harness, the settings that a
-resumed run must share, and docs/use/options.md. The signatures of ``FusionModel`` are written out for
-readers and editors. A test checks that they agree with the table.
+From it come the command line, ``fusion.toml``, the signatures of ``FusionModel`` and the arguments
+of the harness. So do the settings that a resumed run must share, and docs/use/options.md. The types of the
+keywords stand below the table, for editors. A test checks that they agree with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from coolfusion.backends.source import check_names
 from coolfusion.config.kinds import (
@@ -31,6 +32,14 @@ from coolfusion.decoding.mixture.options import route_named
 from coolfusion.decoding.mixture.rules import mixing_named
 from coolfusion.decoding.request import request
 from coolfusion.decoding.segments.recipe import make_recipe
+
+if TYPE_CHECKING:
+    from coolfusion.decoding.mixture.rules import MixingRule
+    from coolfusion.decoding.segments.end_rules import EndRule
+    from coolfusion.decoding.segments.gates import Budget, Gate
+    from coolfusion.decoding.segments.rerankers import Reranker
+    from coolfusion.decoding.source_weights import PromptPrior
+    from coolfusion.tokenization.boundaries import Boundary
 
 MODELS: Final = "models"
 FUSION: Final = "fusion"
@@ -161,6 +170,47 @@ OPTIONS: Final[tuple[Option, ...]] = (
 )
 # fmt: on
 BY_NAME: Final[Mapping[str, Option]] = {each.name: each for each in OPTIONS}
+
+
+class ResponseOptions(TypedDict, total=False):
+    """The options of a request, as keywords of the methods that generate."""
+
+    max_new_tokens: int
+    max_segment_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    stop: str | Sequence[str]
+    on_source_error: str
+
+
+class FusionOptions(TypedDict, total=False):
+    """The other options, as keywords of ``FusionModel.from_pretrained``. None: not said."""
+
+    config: str | Path | FusionConfig | None
+    names: Sequence[str] | None
+    device: str | Sequence[str] | None
+    dtype: str | Sequence[str] | None
+    trust_remote_code: bool
+    lossy_ok: bool
+    preset: str | None
+    reranker: str | Reranker | None
+    weights: Mapping[str, float] | Sequence[float] | None
+    lead: str | None
+    boundary: str | Boundary | None
+    end_rule: str | EndRule | None
+    gate: str | float | Gate | None
+    budget: str | int | Budget | None
+    prior: str | PromptPrior | None
+    hedge: float | None
+    num_samples: int | None
+    scores: str | None
+    speculation: bool
+    drafter: str | Path | None
+    strategy: str | None
+    mixing: str | MixingRule | None
+    route: str | None
 
 
 @dataclass(frozen=True, slots=True)

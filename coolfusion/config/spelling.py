@@ -6,15 +6,10 @@ Close misspellings are found by ``difflib``. Names that other libraries use are 
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from coolfusion.errors import UnknownOptionError
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 
 class Meaning(NamedTuple):
@@ -76,28 +71,6 @@ def unknown_option(what: str, name: str, allowed: Iterable[str]) -> UnknownOptio
     names = list(allowed)
     hint = did_you_mean(name, names) or f"Choose from {', '.join(names)}."
     return UnknownOptionError(f'{what} "{name}". {hint}')
-
-
-def checks_keywords(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """``function``, whose unknown keywords are an ``UnknownOptionError`` with a hint.
-
-    The signature stays what it is for readers, ``inspect`` and type checkers.
-    """
-    keywords = [
-        each.name
-        for each in inspect.signature(function).parameters.values()
-        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-        and each.name not in ("self", "cls")
-    ]
-
-    @wraps(function)
-    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        for name in kwargs:
-            if name not in keywords:
-                raise unknown_option(f"{function.__name__} has no option", name, keywords)
-        return function(*args, **kwargs)
-
-    return checked
 
 
 def _plain(name: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar
 
+from coolfusion.config.keywords import shown
 from coolfusion.config.kinds import TEXT, TEXT_OR_TEXTS, TEXTS, WEIGHTS, Option
 from coolfusion.config.options import BY_NAME, OPTIONS
 from coolfusion.config.spelling import unknown_option
@@ -38,24 +38,13 @@ def fusion_options(arguments: Mapping[str, Argument]) -> dict[str, Any]:
 
 def shows_options(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """``function``, whose signature shows the options in the place of its ``**options``."""
-    own = inspect.signature(function)
-    *named, rest = own.parameters.values()
-    shown = [
-        inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=each.default,
-            annotation=rest.annotation,
-        )
-        for each in SAYABLE
-        if each.name not in own.parameters
-    ]
+    types = {each.name: "str | float | bool | None" for each in SAYABLE}
 
     @wraps(function)
     def unchanged(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         return function(*args, **kwargs)
 
-    unchanged.__dict__["__signature__"] = own.replace(parameters=[*named, *shown])
+    unchanged.__dict__["__signature__"] = shown(function, SAYABLE, types)
     return unchanged
 
 

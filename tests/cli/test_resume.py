@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coolfusion import __version__
 from coolfusion.cli import parser
-from coolfusion.cli.resume import brief_settings, resume_settings
+from coolfusion.cli.resume import brief_settings, resume_settings, with_defaults
 from coolfusion.config.options import resume_settings as table_settings
 
 
@@ -22,3 +22,11 @@ def test_they_are_those_of_the_table_and_the_commands_own() -> None:
 def test_brief_ones_are_unlike_the_defaults() -> None:
     plain = brief_settings(parser().parse_args(["generate", "--reranker", "mean_nll"]))
     assert plain == {"version": __version__, "raw": False, "reranker": "mean_nll"}
+
+
+def test_brief_ones_can_be_made_whole() -> None:
+    arguments = parser().parse_args(["generate", "--top-k", "3"])
+    assert with_defaults(brief_settings(arguments)) == {
+        "version": __version__,
+        **resume_settings(arguments),
+    }

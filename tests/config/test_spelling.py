@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coolfusion.config.file import config_from
 from coolfusion.config.options import BY_NAME, OPTIONS, RESPONSE, options_of
-from coolfusion.config.spelling import FOREIGN, checks_keywords, did_you_mean
+from coolfusion.config.spelling import FOREIGN, did_you_mean
 from coolfusion.errors import UnknownOptionError, UsageError
 from coolfusion.fusion import FusionModel
 from coolfusion.testing import toy_source
@@ -90,22 +90,6 @@ def test_names_are_compared_as_they_are_written_anywhere() -> None:
     assert did_you_mean("--max-tokens", ["--max-new-tokens"]).startswith(
         "Did you mean --max-new-tokens?"
     )
-
-
-def test_a_checked_function_is_otherwise_as_it_was() -> None:
-    @checks_keywords
-    def f(a: int, *, b: str = "x") -> tuple[int, str]:
-        """What it does."""
-        return a, b
-
-    assert f(1) == (1, "x")
-    assert f(a=2, b="y") == (2, "y")
-    assert str(inspect.signature(f)) == "(a: 'int', *, b: 'str' = 'x') -> 'tuple[int, str]'"
-    assert (f.__name__, f.__doc__) == ("f", "What it does.")
-    with pytest.raises(UnknownOptionError, match="f has no option"):
-        f(1, c=2)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="missing 1 required"):
-        f()  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("call", CALLS)
