@@ -93,7 +93,67 @@ def test_one_that_fails_fails_alone() -> None:
     assert found[0] == run(picks(0, 1, 3), [AnswerCache(noting.inner)])
 
 
-def test_what_waits_batchis_asked_together() -> None:
+class Confused(Noting):
+    """Answers with the wrong number of answers, or with answers of the wrong type."""
+
+    def __init__(self, source: Source, answers: list[object]) -> None:
+        super().__init__(source)
+        self.answers = answers
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        return self.answers
+
+
+@pytest.mark.parametrize("answers", [[], [None], [Scores((), (1,), (-1.0,), (-1.0,))] * 2])
+def test_a_wrong_number_or_type_of_answers_is_an_error(answers: list[object]) -> None:
+    confused = Confused(toy("one", "byte_bpe", (0, 1, 2, 3, 4)), answers)
+    with pytest.raises(SourceError):
+        run(picks(0, 1, 1), [AnswerCache(confused)])
+
+
+class Scripted:
+    """Gives the same answer to every request."""
+
+    def answer(self, requests: Sequence[ModelRequest]) -> list[object]:
+        return ["no scores at all" for _ in requests]
+
+
+def test_an_answer_of_the_wrong_type_is_never_dropped() -> None:
+    with pytest.raises(SourceError, match="answered with str where Scores"):
+        run(picks(0, 1, 1), [Scripted()])
+
+
+def test_tasks_that_never_started_are_closed() -> None:
+    async def broken() -> list[int]:
+        raise RuntimeError("a fault of the program")
+
+    async def outer() -> object:
+        return await gather([broken(), picks(0, 1, 1)])
+
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        run(outer(), caches())
+
+
+def test_the_source_with_most_requests_is_asked_first() -> None:
+    """Two wait for source 1 and one for source 0: the fuller call comes first."""
+    asked: list[int] = []
+
+    class Numbered:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def answer(self, requests: Sequence[ModelRequest]) -> list[Scores]:
+            asked.append(self.number)
+            return [Scores((), (1,), (-1.0,), (-1.0,)) for _ in requests]
+
+    async def all_three() -> object:
+        return await gather([picks(0, 1, 1), picks(1, 1, 1), picks(1, 2, 1)])
+
+    run(all_three(), [Numbered(0), Numbered(1)])
+    assert asked == [1, 0]
+
+
+def test_what_waits_together_is_asked_together() -> None:
     noting = Noting(toy("one", "byte_bpe", (0, 1, 2, 3, 4)))
     run(nested(0, [1, 2, 3, 4], 3), [AnswerCache(noting)])
     assert noting.sizes == [4, 4, 4]
