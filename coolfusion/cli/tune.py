@@ -36,7 +36,24 @@ def add_parser(commands: Any) -> None:
         "file that\ngenerate, eval and inspect accept.",
         example="coolfusion tune -m folder/one -m folder/two --task rows.jsonl --output tuned",
     )
-    group = parser.add_argument_group("tuning")
+    _add_search_options(parser.add_argument_group("tuning"))
+    options.add_groups(parser, MODELS, FUSION, SPEED, RESPONSE)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help="where fusion.toml, reports and finished work go; the same command goes on from there",
+    )
+    output.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    output.add_argument(
+        "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
+    )
+    parser.shows("task", "metric", "search", "trials", "vary", "output")
+    parser.set_defaults(run=run)
+
+
+def _add_search_options(group: Any) -> None:
     group.add_argument(
         "--task",
         required=True,
@@ -91,20 +108,6 @@ def add_parser(commands: Any) -> None:
     group.add_argument(
         "--raw", action="store_true", help="continue prompts as they stand, without chat templates"
     )
-    options.add_groups(parser, MODELS, FUSION, SPEED, RESPONSE)
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help="where fusion.toml, reports and finished work go; the same command goes on from there",
-    )
-    output.add_argument("--json", action="store_true", help="print the report as one JSON object")
-    output.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="rows decoded side by side"
-    )
-    parser.shows("task", "metric", "search", "trials", "vary", "output")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
