@@ -30,6 +30,7 @@ from benchmarks.grown import grown
 from benchmarks.word_problems import generate
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.huggingface import TransformersBackend, load_source
+from coolfusion.backends.huggingface.logits import read_scores
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
@@ -101,6 +102,7 @@ def one_pass(sources: Sequence[Source], prompt: Any, text: str) -> float:
 def reencoded(sources: Sequence[Source], prompt: Any, request: Request) -> tuple[float, Generation]:
     """A loop that computes the whole text for every drafted token and every candidate."""
     forgetful = [replace(source, backend=_Reencoding(source)) for source in sources]
+    request = replace(request, on_source_error="raise")  # a loop without sources would be fast
     decoder = SegmentDecoder(forgetful, speculation=None)
 
     def run() -> Generation:
@@ -123,7 +125,7 @@ class _Reencoding:
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
         """Each query by itself."""
-        return [SnapshotPasses(self._model, 0).score([query])[0] for query in queries]
+        return [SnapshotPasses(self._model, 0).answer([query], read_scores)[0] for query in queries]
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """One token, which is all that the decoder asks for."""

@@ -72,7 +72,8 @@ def clocked(sources: list[Source]) -> Iterator[Clocks]:
     """Clocks on all parts of decoding with ``sources``."""
     clocks = Clocks()
     timed = [
-        (Scheduler, "turn", "loop"),
+        (Scheduler, "start", "loop"),
+        (Scheduler, "next_finished", "loop"),
         (AnswerCache, "answer", "memory of answers"),
         (packed.PackedPasses, "answer", "cache planning"),
         (packed.PackedPasses, "_forward", "tensors in and out"),
