@@ -116,7 +116,7 @@ def _marked_words(scheme: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _marked_decoder(*, strip: bool) -> decoders.SegmentDecoder:
+def _marked_decoder(*, strip: bool) -> decoders.Decoder:
     steps = [decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
     return decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strip else steps)
 
