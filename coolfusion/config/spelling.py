@@ -56,8 +56,10 @@ def did_you_mean(name: str, allowed: Iterable[str] | Mapping[str, str]) -> str:
     spelled = {_plain(each): spelling for each, spelling in known.items()}
     meaning = FOREIGN.get(_plain(name))
     if meaning is None:
-        near = difflib.get_close_matches(_plain(name), spelled, 1)
-        return f"Did you mean {spelled[near[0]]}?" if near else ""
+        near = difflib.get_close_matches(_plain(name), [*spelled, *FOREIGN], 1)
+        if not near or near[0] in spelled:
+            return f"Did you mean {spelled[near[0]]}?" if near else ""
+        meaning = FOREIGN[near[0]]
     here = next((each for each in meaning.names if each in spelled), None)
     if here is not None:
         return f"Did you mean {spelled[here]}? {meaning.advice}".rstrip()

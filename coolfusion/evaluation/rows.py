@@ -31,6 +31,12 @@ from coolfusion.tokenization.prompts import EVERYONE_ELSE, Message, OwnPrompt, P
 
 PROMPT_KEYS = ("prompt", "messages", "prompts")
 _OPTIONS: Mapping[str, Option] = {each.name: each for each in options_of(RESPONSE)}
+# What other libraries call an option of a request, or what they have as one.
+_FOREIGN = {
+    name
+    for name, meaning in FOREIGN.items()
+    if all(each in _OPTIONS or each not in BY_NAME for each in meaning.names)
+}
 _SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 
@@ -153,21 +159,13 @@ def _check_spelling(place: str, record: Mapping[str, Any], keys: Sequence[str]) 
     if not record.keys() & set(PROMPT_KEYS):
         wanted.update(PROMPT_KEYS)
     for key in (str(key) for key in record if key not in known):
-        near = difflib.get_close_matches(key.lower(), sorted(wanted), 1, cutoff=0.8)
-        if near or _asks_something(key):
+        near = difflib.get_close_matches(key.lower(), sorted({*wanted, *_FOREIGN}), 1, cutoff=0.8)
+        if near:
             hint = did_you_mean(key, {name: f'"{name}"' for name in wanted})
             raise UsageError(
                 f'{place} has the key "{key}", which means nothing here. {hint} If it is something of '
                 "your own, give it another name."
             )
-
-
-def _asks_something(key: str) -> bool:
-    """Whether other libraries have a key of this name for a request, as ``max_tokens``."""
-    meaning = FOREIGN.get(key)
-    if meaning is None:
-        return False
-    return all(name in _OPTIONS or name not in BY_NAME for name in meaning.names)
 
 
 def _prompt(place: str, record: Mapping[str, Any]) -> Prompt:

@@ -85,6 +85,11 @@ def test_a_letter_too_few_is_understood(option: object, data: st.DataObject) -> 
     assert did_you_mean(name[:at] + name[at + 1 :], [name]) == f"Did you mean {name}?"
 
 
+def test_a_slip_in_a_foreign_name_is_found_too() -> None:
+    assert did_you_mean("max_tokns", list(BY_NAME)).startswith("Did you mean max_new_tokens?")
+    assert did_you_mean("repetition_penalt", []) == did_you_mean("repetition_penalty", [])
+
+
 def test_names_are_compared_as_they_are_written_anywhere() -> None:
     assert did_you_mean("--top_K", ["--top-k", "--stop"]) == "Did you mean --top-k?"
     assert did_you_mean("--max-tokens", ["--max-new-tokens"]).startswith(

@@ -67,6 +67,7 @@ def test_rows_of_all_kinds(tmp_path: Path) -> None:
         ({"prompt": "a", "topp": 1}, 'Did you mean "top_p"?'),
         ({"prompt": "a", "stop_strings": ["x"]}, 'Did you mean "stop"?'),
         ({"prompt": "a", "max_length": 3}, 'Did you mean "max_new_tokens"?'),
+        ({"prompt": "a", "max_tokns": 3}, 'Did you mean "max_new_tokens"?'),
         ({"prompt": "a", "do_sample": True}, 'Did you mean "temperature"?'),
         ({"prompt": "a", "repetition_penalty": 2}, "Penalties on tokens are not offered"),
         ({"prompt": "a", "num_return_sequences": 2}, "It is called n_best"),
