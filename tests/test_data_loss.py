@@ -29,6 +29,7 @@ from coolfusion.evaluation import Record
 from coolfusion.swarm.log import SwarmLog
 from coolfusion.testing import toy_source
 from tests.checkpoints import tensors_of, write_llama
+from tests.interrupts import hear_ctrl_c
 
 ROOT = Path(coolfusion.__file__).parents[1]
 TEXTS = [
@@ -271,7 +272,12 @@ def test_a_process_that_is_stopped_keeps_what_was_finished(how: signal.Signals, 
     command = [sys.executable, "-m", "coolfusion", *arguments.split(), "--max-new-tokens", "16"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     out = here / "out.jsonl"
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as running:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509  it only sets a signal
+    ) as running:
         while not (out.exists() and out.read_bytes().count(b"\n") > 2):
             assert running.poll() is None
         running.send_signal(how)

@@ -12,6 +12,7 @@ import pytest
 
 import coolfusion
 from tests.cli.conftest import QUESTION
+from tests.interrupts import hear_ctrl_c
 
 ROOT = Path(coolfusion.__file__).parents[1]
 MODULE = [sys.executable, "-m", "coolfusion"]
@@ -78,7 +79,11 @@ def test_control_c_ends_a_process_with_130(models: dict[str, Path]) -> None:
     command = [*MODULE, "generate", "-m", str(models["groups"]), "--temperature", "3"]
     command += ["--max-new-tokens", "400", "--raw", QUESTION]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509  it only sets a signal
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
