@@ -65,6 +65,35 @@ def add_option(section: argparse._ActionsContainer, option: Option) -> None:
     section.add_argument(*option.flags, help=f"{text} (default: {option.default_text})", **settings)
 
 
+def options_table() -> str:
+    """Two Markdown tables for docs/use/options.md: every option, and where some cannot be said."""
+    from coolfusion.evaluation.tables import markdown_table
+
+    options = [
+        (
+            f"`{each.name}`",
+            " ".join(f"`{flag}`" for flag in each.flags),
+            each.wanted,
+            each.default_text,
+            each.strategy or "both",
+            each.help,
+        )
+        for each in OPTIONS
+    ]
+    missing = [
+        (f"`{each.name}`", place, reason)
+        for place, reasons in (
+            ("`fusion.toml`", [each.not_in_file for each in OPTIONS]),
+            ("the harness", [each.not_in_harness for each in OPTIONS]),
+        )
+        for each, reason in zip(OPTIONS, reasons, strict=True)
+        if reason
+    ]
+    heads = ("option", "command line", "values", "default", "strategy", "what it does")
+    reasons = markdown_table(("option", "not in", "because"), missing)
+    return "\n".join([*markdown_table(heads, options), "", *reasons])
+
+
 def said(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the table that a command has, by name."""
     kept = [each for each in OPTIONS if hasattr(arguments, kept_as(each))]

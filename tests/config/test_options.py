@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from coolfusion import UsageError
+from coolfusion.cli.options import options_table
 from coolfusion.config.kinds import MIXTURE, SEGMENTS
-from coolfusion.config.markdown import options_table
 from coolfusion.config.options import (
     BY_NAME,
     OPTIONS,
@@ -28,7 +28,7 @@ from coolfusion.fusion import FusionModel
 PAGE = Path(__file__).parents[2] / "docs" / "use" / "options.md"
 REFRESH = (
     "docs/use/options.md is not that of the table. Put what this prints between its two comments: "
-    'python -c "from coolfusion.config.markdown import options_table; print(options_table())"'
+    'python -c "from coolfusion.cli.options import options_table; print(options_table())"'
 )
 PYTHON_ONLY = {"model_options", "progress"}  # objects, which only Python can give
 CALLS = [FusionModel.generate, FusionModel.stream, FusionModel.n_best, FusionModel.generate_batch]
