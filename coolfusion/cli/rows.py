@@ -111,7 +111,9 @@ class AnswerFile:
             raise ValueError(row_id)
         if not isinstance(asked, str) or not isinstance(settings, dict):
             raise TypeError("a line says what it answers and how")
-        check_same_settings(self._path, with_defaults(settings), with_defaults(self._settings))
+        if settings != self._settings:
+            whole = with_defaults(settings), with_defaults(self._settings)
+            check_same_settings(self._path, *whole)
         self.errors[row_id] = "error" in record
         self._asked[row_id] = asked
 
