@@ -1,4 +1,4 @@
-"""What is decided before decoding: how to fuse (a recipe) and how far to go (a request)."""
+"""The recipe of a fusion: boundary, reranker, end rule and what else is decided before decoding."""
 
 from __future__ import annotations
 
