@@ -171,11 +171,7 @@ class PackedPasses:
             )
             # Subtle: counted from the end, this is right with and without logits_to_keep.
             logits = output.logits[:, earliest - width :]
-            columns = [column for _, column in wanted]
-            if shape[0] == 1 and columns == list(range(earliest, width)):
-                lines = logits[0]  # the common case of one row, without a copy
-            else:
-                lines = logits[[row for row, _ in wanted], [c - earliest for c in columns]]
+            lines = _lines(logits, [(row, column - earliest) for row, column in wanted])
             answers = read(lines, [query for entry in work for query in entry.queries])
         return _dealt(answers, work)
 
@@ -244,6 +240,14 @@ def _passes(work: Sequence[Work]) -> list[list[Work]]:
                 continue
         passes.append([entry])
     return [sorted(some, key=lambda entry: entry.place) for some in passes]
+
+
+def _lines(logits: torch.Tensor, places: list[tuple[int, int]]) -> torch.Tensor:
+    """The logits (places, vocab_size) at some places (row, column) of those of a pass."""
+    columns = [column for _, column in places]
+    if len(logits) == 1 and columns == list(range(logits.shape[1])):
+        return logits[0]  # the common case of one row, without a copy
+    return logits[[row for row, _ in places], columns]
 
 
 def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
