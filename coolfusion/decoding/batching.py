@@ -1,6 +1,6 @@
 """Continuous batching: responses at different stages step together, finished ones make room.
 
-A budget of tokens bounds the memory. All rows of a KV cache are as long as the longest, so it
+A response that fails ends alone, with its error. A budget of tokens bounds the memory. All rows of a KV cache are as long as the longest, so it
 holds as many rows as fit at that length.
 """
 
@@ -41,13 +41,15 @@ class BatchLimits:
 class Response(Generic[AnyState]):
     """A response being decoded: the number of its prompt, its state and its steps so far.
 
-    ``width`` is how many tokens it may need at most, its prompt included.
+    ``width`` is how many tokens it may need at most, its prompt included. ``error`` is what ended
+    it, if it failed; ``state`` and ``steps`` are then those before.
     """
 
     index: int
     state: AnyState
     width: int
     steps: list[Step] = field(default_factory=list)
+    error: Exception | None = None
 
 
 # One step of a response as a coroutine, given how many responses share forward passes.
@@ -74,17 +76,24 @@ def decode_each(
             scheduler.start(following.index, step(following.state, len(rows)))
             following = next(waiting, None)
         for finished in scheduler.next_finished():
-            row = rows[finished.key]
-            row.state, record = timed(finished)
-            row.steps.append(record)
-            if row.state.stop_reason is None:
+            row, stepped = rows[finished.key], timed(finished)
+            if isinstance(stepped, Exception):
+                row.error = stepped
+            else:
+                row.state, record = stepped
+                row.steps.append(record)
+            if row.error is None and row.state.stop_reason is None:
                 scheduler.start(finished.key, step(row.state, len(rows)))
             else:
                 yield rows.pop(finished.key)
 
 
-def timed(finished: Finished[int, tuple[AnyState, Step]]) -> tuple[AnyState, Step]:
-    """A state and its step, which says how long it took."""
+def timed(
+    finished: Finished[int, tuple[AnyState, Step]],
+) -> tuple[AnyState, Step] | Exception:
+    """A state and its step, which says how long it took; or the error of a step that failed."""
+    if isinstance(finished.result, Exception):
+        return finished.result
     state, step = finished.result
     return state, replace(step, seconds=finished.seconds)
 

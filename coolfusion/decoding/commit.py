@@ -79,7 +79,27 @@ def finish_step(state: AnyState, step: Step, stop: StopReason | None) -> tuple[A
     return state, step
 
 
-def interrupted(state: ResponseState, sources: tuple[str, ...], error: SourceError) -> SourceError:
-    """The error of a source, with the text of the response that was committed before it."""
-    error.generation = Generation(state.text, StopReason.INTERRUPTED, None, sources, ())
+def interrupted(
+    state: ResponseState, sources: tuple[str, ...], error: SourceError, name: str | None = None
+) -> SourceError:
+    """The error to raise where a response ends by ``error``, of the source ``name``.
+
+    It has the text of the response that was committed before. It is a new one, since several
+    responses may end by one error.
+    """
+    raised = _renewed(error, str(error) if name is None else f'Source "{name}": {error}')
+    raised.generation = Generation(state.text, StopReason.INTERRUPTED, None, sources, ())
+    return raised
+
+
+def _renewed(error: SourceError, message: str) -> SourceError:
+    """An error of the same type, or of the next above it that is made of a message alone."""
+    for kind in type(error).__mro__:
+        try:
+            renewed = kind(message)
+        except Exception:  # a type of the user's own may want anything
+            continue
+        if isinstance(renewed, SourceError):
+            renewed.__cause__ = error
+            return renewed
     return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -20,6 +20,7 @@ from coolfusion.decoding.batching import (
 from coolfusion.decoding.request import Request, Requests, requests_for
 from coolfusion.decoding.scheduler import Scheduler, Task, run
 from coolfusion.decoding.state import AnyState
+from coolfusion.errors import BatchError, CoolfusionError, SourceError
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 
@@ -75,16 +76,20 @@ class Decoder(ABC, Generic[AnyState]):
         return self.step_batch([state])[0]
 
     def step_batch(self, states: Sequence[AnyState]) -> list[tuple[AnyState, Step]]:
-        """Step several responses at once; every row's result is what ``step`` would give."""
+        """Step several responses at once; every row's result is what ``step`` would give.
+
+        Where rows fail, the others are stepped first. Then the error is raised: that of a single
+        row itself, otherwise as ``generate_batch`` does.
+        """
         if any(state.stop_reason for state in states):
             raise ValueError("A stopped response cannot be stepped. Start a new one.")
         scheduler = self.scheduler()
         for row, state in enumerate(states):
             scheduler.start(row, self.step_async(state, len(states)))
-        stepped: dict[int, tuple[AnyState, Step]] = {}
+        stepped: dict[int, tuple[AnyState, Step] | Exception] = {}
         while len(stepped) < len(states):
             stepped.update((each.key, timed(each)) for each in scheduler.next_finished())
-        return [stepped[row] for row in range(len(states))]
+        return all_succeeded(stepped, is_batch=len(states) > 1)
 
     def stream(self, prompt: Prompt, request: Request | None = None) -> Iterator[Step]:
         """Steps of one response as they are committed; their texts join to the response."""
@@ -94,8 +99,13 @@ class Decoder(ABC, Generic[AnyState]):
             yield step
 
     def generate(self, prompt: Prompt, request: Request | None = None) -> Generation:
-        """One whole response."""
-        return self.generate_batch([prompt], request)[0]
+        """One whole response.
+
+        With ``on_source_error="raise"``, raises the ``SourceError`` of a source that fails. Its
+        ``generation`` holds the text and the steps before.
+        """
+        outcome = dict(self._outcomes([self.start(prompt, request)], BatchLimits()))
+        return all_succeeded(outcome, is_batch=False)[0]
 
     def generate_batch(
         self,
@@ -105,11 +115,15 @@ class Decoder(ABC, Generic[AnyState]):
         max_rows: int = MAX_ROWS,
         max_tokens: int = MAX_TOKENS,
     ) -> list[Generation]:
-        """One response per prompt, decoded side by side within the limits of ``generate_each``."""
-        results = dict(
-            self.generate_each(prompts, request, max_rows=max_rows, max_tokens=max_tokens)
-        )
-        return [results[index] for index in range(len(prompts))]
+        """One response per prompt, decoded side by side within the limits of ``generate_each``.
+
+        A prompt that cannot be taken is refused before any is decoded. Where sources fail with
+        ``on_source_error="raise"``, only the rows that they belong to end. When all others are
+        over, ``BatchError`` is raised, which holds their responses.
+        """
+        limits = BatchLimits(max_rows, max_tokens)
+        states = [self.start(*each) for each in requests_for(prompts, request)]
+        return all_succeeded(dict(self._outcomes(states, limits)), is_batch=True)
 
     def generate_each(
         self,
@@ -123,12 +137,43 @@ class Decoder(ABC, Generic[AnyState]):
 
         ``request`` holds for all prompts, or is a sequence with one for each. Up to ``max_rows``
         responses are decoded side by side, fewer where their prompts and ``max_new_tokens``
-        together exceed ``max_tokens``.
+        together exceed ``max_tokens``. A row that fails does not stop the others: when all that
+        succeed have been given, the errors are raised as one ``BatchError``.
         """
-        states = (self.start(*each) for each in requests_for(prompts, request))
-        limits = BatchLimits(max_rows, max_tokens)
+        failed: dict[int, Exception] = {}
+        started: list[int] = []  # numbers of the prompts that could be started
+
+        def states() -> Iterator[AnyState]:
+            for number, each in enumerate(requests_for(prompts, request)):
+                try:
+                    state = self.start(*each)
+                except CoolfusionError as error:
+                    failed[number] = error
+                else:
+                    started.append(number)
+                    yield state
+
+        for index, outcome in self._outcomes(states(), BatchLimits(max_rows, max_tokens)):
+            if isinstance(outcome, Exception):
+                failed[started[index]] = outcome
+            else:
+                yield started[index], outcome
+        all_succeeded(failed, is_batch=True)
+
+    def _outcomes(
+        self, states: Iterable[AnyState], limits: BatchLimits
+    ) -> Iterator[tuple[int, Generation | Exception]]:
+        """(index, response or error) for each state, in the order in which they end.
+
+        A ``SourceError`` has the text and the steps before it in its ``generation``. It is there
+        with ``on_source_error="raise"`` alone. Any other error is a fault in the settings of a row
+        or in the program.
+        """
         for response in decode_each(states, self.step_async, self.scheduler(), limits):
-            yield response.index, self.finish(response.state, response.steps)
+            error = response.error
+            if isinstance(error, SourceError) and error.generation is not None:
+                error.generation = replace(error.generation, steps=tuple(response.steps))
+            yield response.index, error or self.finish(response.state, response.steps)
 
     def finish(self, state: AnyState, steps: Sequence[Step]) -> Generation:
         """The response that ``state`` and the ``steps`` that led to it make up."""
@@ -139,6 +184,22 @@ class Decoder(ABC, Generic[AnyState]):
             sources=tuple(source.name for source in self.sources),
             steps=tuple(steps),
         )
+
+
+def all_succeeded(outcomes: Mapping[int, Result | Exception], *, is_batch: bool) -> list[Result]:
+    """The results of all rows in order, if there is no error among their ``outcomes``.
+
+    Raises the first error that no source made. Else raises ``BatchError``, or for what
+    ``is_batch`` says is no batch, the error itself.
+    """
+    results = {row: each for row, each in outcomes.items() if not isinstance(each, Exception)}
+    errors = {row: each for row, each in outcomes.items() if isinstance(each, Exception)}
+    for row in sorted(errors):
+        if not is_batch or not isinstance(errors[row], SourceError):
+            raise errors[row]
+    if errors:
+        raise BatchError(errors, results)
+    return [results[row] for row in range(len(results))]
 
 
 def on_several_devices(sources: Sequence[Source]) -> bool:

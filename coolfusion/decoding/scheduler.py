@@ -4,6 +4,9 @@ A response is decoded by coroutines (``async def``), written as if it were the o
 coroutine awaits one of two things: the answers to model requests, or other coroutines that run
 side by side. The scheduler drives them; there is no event loop. All requests that wait for one
 source are answered in one call, so that responses at any stage share forward passes.
+
+Whatever one coroutine raises ends that coroutine alone. Its error is its result, and all others
+go on.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, final
 
 from coolfusion.backends.base import Distributions, Query, Scores
-from coolfusion.errors import SourceError
+from coolfusion.errors import SourceError, SourceUnreachableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,8 @@ class Answerer(Protocol):
 class _Running:
     """A coroutine under way: what it waits for, which one waits for it, the seconds it took.
 
-    ``awaited`` has one place for each answer, or for each result of a gather.
+    ``awaited`` has one place for each answer, or for each result of a gather. ``is_over`` says of
+    one without parent that it has ended, and that nothing is delivered any more.
     """
 
     task: Task[Any]
@@ -122,14 +126,20 @@ class _Running:
     awaited: list[Any] = field(default_factory=list)
     num_missing: int = 0
     seconds: float = 0.0
+    is_over: bool = False
+
+    @property
+    def root(self) -> _Running:
+        """The coroutine that was started, which this one is a part of."""
+        return self if self.parent is None else self.parent[0].root
 
 
 @dataclass(frozen=True, slots=True)
 class Finished(Generic[Key, Result]):
-    """A coroutine that is over: its key, its result and the seconds it took."""
+    """A coroutine that is over: its key, its result or the error it raised, and the seconds it took."""
 
     key: Key
-    result: Result
+    result: Result | Exception
     seconds: float
 
 
@@ -184,6 +194,8 @@ class Scheduler(Generic[Key, Result]):
 
     def _deliver(self, running: _Running, place: int, answer: Any) -> None:
         """Hand over one thing that a coroutine waits for; with the last one it goes on."""
+        if running.root.is_over:
+            return
         running.awaited[place] = answer
         running.num_missing -= 1
         if not running.num_missing:
@@ -197,9 +209,10 @@ class Scheduler(Generic[Key, Result]):
             running.seconds += time.perf_counter() - begun
             self._end(running, stop.value)
         except SourceError as error:
-            if running.parent is None:
-                raise
+            running.seconds += time.perf_counter() - begun
             self._end(running, error)
+        except Exception as error:
+            self._fail(running.root, error)
         else:
             running.seconds += time.perf_counter() - begun
             self._wait(running, wanted)
@@ -218,11 +231,25 @@ class Scheduler(Generic[Key, Result]):
         """Run the coroutines that another one waits for."""
         for place, task in enumerate(tasks):
             try:
-                self._advance(_Running(task, parent.key, (parent, place)), None)
+                if parent.root.is_over:
+                    task.close()
+                else:
+                    self._advance(_Running(task, parent.key, (parent, place)), None)
             except BaseException:
                 for never_started in tasks[place + 1 :]:
                     never_started.close()
                 raise
+
+    def _fail(self, root: _Running, error: Exception) -> None:
+        """End a coroutine with all its parts, as there is a fault in it that no source made."""
+        root.is_over = True
+        root.task.close()
+        for source, queue in [*self._queues.items()]:
+            left = [each for each in queue if each[0].root is not root]
+            self._queues[source] = left
+            if not left:
+                del self._queues[source]
+        self._finished.append(Finished(root.key, error, root.seconds))
 
     def _end(self, running: _Running, result: Any) -> None:
         if running.parent is None:
@@ -234,10 +261,13 @@ class Scheduler(Generic[Key, Result]):
 
 
 def run(task: Task[Result], answerers: Sequence[Answerer]) -> Result:
-    """Run one coroutine to its end and return its result."""
+    """Run one coroutine to its end and return its result, or raise what it raised."""
     scheduler: Scheduler[int, Result] = Scheduler(answerers)
     scheduler.start(0, task)
-    return scheduler.next_finished()[0].result
+    result = scheduler.next_finished()[0].result
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def isolated(
@@ -245,13 +275,15 @@ def isolated(
 ) -> list[Reply | SourceError]:
     """Answers to a batch, in which an item that fails does so alone.
 
-    Calls have value semantics, so a batch that fails is simply asked again one by one.
+    Calls have value semantics, so a batch that fails is simply asked again one by one. One that
+    finds nobody there is not.
     """
     try:
         return list(call(items))
     except Exception as error:
-        if len(items) == 1:
-            return [as_source_error(error)]
+        failure = as_source_error(error)
+        if len(items) == 1 or isinstance(failure, SourceUnreachableError):
+            return [failure] * len(items)
     return [answer for item in items for answer in isolated(call, [item])]
 
 
@@ -259,6 +291,8 @@ def as_source_error(error: Exception) -> SourceError:
     """The error itself if it is a source's, else one that carries its type and message."""
     if isinstance(error, SourceError):
         return error
-    wrapped = SourceError(f"{type(error).__name__}: {error}")
+    is_absence = isinstance(error, (ConnectionError, TimeoutError))
+    kind = SourceUnreachableError if is_absence else SourceError
+    wrapped = kind(f"{type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped

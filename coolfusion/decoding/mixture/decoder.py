@@ -115,5 +115,4 @@ class MixtureDecoder(Decoder[MixtureState]):
         """Raise the first failure, where failures are to be raised."""
         if failed and step.before.request.on_source_error == "raise":
             name, error = next(iter(failed.items()))
-            named = type(error)(f'Source "{name}": {error}')
-            raise interrupted(step.before, self._names, named) from error
+            raise interrupted(step.before, self._names, error, name)

@@ -239,5 +239,5 @@ class SegmentDecoder(Decoder[State]):
     def _drop(self, state: State, step: SegmentStep, name: str, error: SourceError) -> None:
         """Go on without a source that failed, or raise its error where that is asked for."""
         if state.request.on_source_error == "raise":
-            raise interrupted(state, tuple(self._index), error)
+            raise interrupted(state, tuple(self._index), error, name)
         step.dropped[name] = error
