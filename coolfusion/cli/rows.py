@@ -25,7 +25,7 @@ from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import prompt_of_row
 from coolfusion.cli.resume import brief_settings, with_defaults
 from coolfusion.cli.terminal import result_dict, say
-from coolfusion.errors import CoolfusionError, PromptError, UsageError
+from coolfusion.errors import BatchError, CoolfusionError, PromptError, SourceError, UsageError
 from coolfusion.jsonlog import JsonLog, check_same_settings
 
 if TYPE_CHECKING:
@@ -180,13 +180,23 @@ def answers(
             yield _record(row, {"error": str(error)})
         except UsageError as error:
             raise UsageError(f"{row.place}: {error}") from None
-    for index, generation in decoder.generate_each(
-        [prompt for _, prompt, _ in good],
-        [own for _, _, own in good],
-        max_rows=arguments.batch_size,
-        max_tokens=arguments.max_batch_tokens,
-    ):
-        yield _record(good[index][0], result_dict(generation))
+    try:
+        for index, generation in decoder.generate_each(
+            [prompt for _, prompt, _ in good],
+            [own for _, _, own in good],
+            max_rows=arguments.batch_size,
+            max_tokens=arguments.max_batch_tokens,
+        ):
+            yield _record(good[index][0], result_dict(generation))
+    except BatchError as failed:  # all other rows have been given by now
+        for index in sorted(failed.errors):
+            yield _record(good[index][0], _failed(failed.errors[index]))
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """The error that ended a row, and the text before it."""
+    so_far = error.generation if isinstance(error, SourceError) else None
+    return {"error": str(error), **({} if so_far is None else result_dict(so_far))}
 
 
 def _record(row: InputRow, result: dict[str, Any]) -> dict[str, Any]:

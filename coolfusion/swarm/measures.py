@@ -17,7 +17,7 @@ from numbers import Real
 from typing import Any, Protocol
 
 from coolfusion.decoding.request import request
-from coolfusion.errors import CoolfusionError, NonFiniteError, UsageError
+from coolfusion.errors import BatchError, CoolfusionError, NonFiniteError, SourceError, UsageError
 from coolfusion.evaluation import EvaluationPlan, Record, Row, Task, evaluate
 from coolfusion.evaluation.likelihood import log_likelihoods
 from coolfusion.evaluation.plan import row_metrics
@@ -106,7 +106,9 @@ class TaskMeasure:
                 record=record,
                 prompt_of=lambda row: how.prompt_of(model, row),
             )
-        except NonFiniteError as error:
+        except SourceError as error:
+            if not _is_not_finite(error):
+                raise
             raise BrokenParticleError(f"{self.name}: {error}") from error
         for row in self.task.rows:
             problem = next(o.error for o in record.outcomes.values() if o.row == row.id)
@@ -182,7 +184,9 @@ class HarnessMeasure:
                 max_new_tokens=how.max_new_tokens,
                 batch_size=how.batch_size,
             )
-        except NonFiniteError as error:
+        except SourceError as error:
+            if not _is_not_finite(error):
+                raise
             raise BrokenParticleError(f"{self.name}: {error}") from error
         return value if higher else falling(self.name, value)
 
@@ -264,3 +268,9 @@ def falling(name: str, value: float) -> float:
             f"{name} is {value}; a metric where lower is better must be 0 or above here."
         )
     return 1 / (1 + value)
+
+
+def _is_not_finite(error: SourceError) -> bool:
+    """Whether a model returned NaN or infinity, in one row of a batch or in all."""
+    errors = error.errors.values() if isinstance(error, BatchError) else [error]
+    return any(isinstance(each, NonFiniteError) for each in errors)
