@@ -13,18 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
-import numpy as np
-
-from coolfusion.backends.base import (
-    Backend,
-    DistributionBackend,
-    Distributions,
-    Query,
-    Scores,
-)
+from coolfusion.backends.base import Backend, Query, Scores
 from coolfusion.backends.sampling import Sampling
-from coolfusion.decoding.scheduler import DistributionRequest, ModelRequest
-from coolfusion.errors import NonFiniteError, SourceError
+from coolfusion.decoding.checked_backend import CheckedBackend
+from coolfusion.decoding.scheduler import Answer, DistributionRequest, ModelRequest
+from coolfusion.errors import SourceError
 
 _KEEP = 0.95  # weight that an earlier measurement keeps when a new one arrives
 
@@ -137,70 +130,59 @@ class AnswerCache:
     """Asks a backend, and never twice about the same sequence's text.
 
     Queries without a sequence id are passed on, and so are those for whole distributions, of which few
-    are asked for again. ``pace`` is how fast the backend proved to be.
+    are asked for again. Every answer is checked as it comes in, and only one that is proper is
+    kept. ``pace`` is how fast the backend proved to be.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self._backend = CheckedBackend(backend)
         self.pace = Pace()
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
-    def answer(self, requests: Sequence[ModelRequest]) -> list[Scores | Distributions]:
-        """Answer requests in order; only what is not known yet is asked of the model."""
+    def answer(self, requests: Sequence[ModelRequest]) -> list[Answer]:
+        """Answer requests in order; only what is not known yet is asked of the model.
+
+        A request whose answer is improper has a ``SourceError`` in its place.
+        """
         whole = [i for i, each in enumerate(requests) if isinstance(each, DistributionRequest)]
         if not whole:
             return [*self._scores(requests)]
-        answers: dict[int, Scores | Distributions] = {}
-        distributions = self._distributions([requests[i].query for i in whole])
+        answers: dict[int, Answer] = {}
+        distributions = self._backend.distributions([requests[i].query for i in whole])
         answers.update(zip(whole, distributions, strict=True))
         others = [i for i in range(len(requests)) if i not in answers]
         scores = self._scores([requests[i] for i in others])
         answers.update(zip(others, scores, strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    def _distributions(self, queries: Sequence[Query]) -> list[Distributions]:
-        if not isinstance(self._backend, DistributionBackend):
-            raise SourceError(
-                f"The backend {type(self._backend).__name__} has no method distributions, so that "
-                "nothing is known of the tokens it would not choose."
-            )
-        answers = self._backend.distributions(queries)
-        self._check_count(queries, answers)
-        if any(np.isnan(a.log_probs).any() or (a.log_probs == np.inf).any() for a in answers):
-            raise NonFiniteError(
-                "The model returned NaN or infinity where log-probabilities of all tokens were "
-                "needed. Its weights may be damaged, or its dtype too narrow for it."
-            )
-        return answers
-
-    def _scores(self, requests: Sequence[ModelRequest]) -> list[Scores]:
+    def _scores(self, requests: Sequence[ModelRequest]) -> list[Scores | SourceError]:
         known = [self._known(request) for request in requests]
         open_ = [i for i, request in enumerate(requests) if not _is_whole(request, known[i])]
         if not open_:
-            return known
+            return [*known]
         queries = [_rest(requests[i], known[i]) for i in open_]
         begun = time.perf_counter()
         if all(requests[i].is_draft for i in open_):
             answers = self._backend.draft(queries, 1)
         else:
             answers = self._backend.score(queries)
-        self._check_count(queries, answers)
-        self.pace.observe(
-            max(scores.num_passes for scores in answers),
-            sum(scores.num_forwarded for scores in answers),
-            time.perf_counter() - begun,
-        )
+        self._learn_pace(answers, time.perf_counter() - begun)
+        found: list[Scores | SourceError] = [*known]
         for i, query, scores in zip(open_, queries, answers, strict=True):
-            self._note(query, scores)
-            known[i] = _joined(known[i], scores)
-        return known
+            if isinstance(scores, Scores):
+                self._note(query, scores)
+                found[i] = _joined(known[i], scores)
+            else:
+                found[i] = scores
+        return found
 
-    def _check_count(self, queries: Sequence[Query], answers: Sequence[object]) -> None:
-        if len(answers) != len(queries):
-            raise SourceError(
-                f"The backend {type(self._backend).__name__} gave {len(answers)} answers to "
-                f"{len(queries)} queries, so that it is not known which is which. It must answer "
-                "every query, in order."
+    def _learn_pace(self, answers: Sequence[Scores | SourceError], seconds: float) -> None:
+        proper = [answer for answer in answers if isinstance(answer, Scores)]
+        if len(proper) == len(answers):
+            self.pace.observe(
+                max(scores.num_passes for scores in proper),
+                sum(scores.num_forwarded for scores in proper),
+                seconds,
             )
 
     def _known(self, request: ModelRequest) -> Scores:
