@@ -44,6 +44,9 @@ class Scores:
     - ``watched`` (L + 1): log of the total probability of the watched ids; -inf without any.
     - ``num_forwarded``: tokens that the model computed for this query.
     - ``num_passes``: forward passes that the query took part in.
+
+    ``log_probs`` and ``watched`` may hold -inf: the source excludes that. A pick is possible, so
+    its log-probability is finite. docs/method/algorithm.md says what follows from a zero.
     """
 
     log_probs: tuple[float, ...]
@@ -59,12 +62,16 @@ class Backend(Protocol):
 
     Laws for every implementation:
 
-    - Log-probabilities obey the chain rule, are finite, and are at most 0.
+    - Log-probabilities obey the chain rule and are at most 0. One that is -inf excludes a token.
     - An answer depends on its query alone: not on earlier calls, the order of a batch or its
       other members.
     - The picks of ``draft`` are those that ``score`` reports.
     - An abandoned draft changes nothing.
-    - Failures are ``SourceError``s.
+    - Failures are ``SourceError``s. A backend that cannot be reached raises
+      ``SourceUnreachableError``, and is left alone for a while.
+
+    Every answer is checked as it comes in (``coolfusion.backends.answers``). One that breaks these
+    laws by its shape, its types or its values is a failure of the source.
     """
 
     @property
@@ -85,9 +92,9 @@ class Backend(Protocol):
         """Let the model continue every ``prefix + continuation`` by ``num_tokens`` picks.
 
         An answer describes the drafted tokens as ``score`` would if they were the continuation.
-        It has no entry for the position after the last token: every tuple has ``num_tokens``
-        entries, or more if further picks cost nothing. To draft more, call again with a longer
-        prefix.
+        It has no entry for the position after the last token. All four tuples are of one length,
+        which is ``num_tokens`` or more: a backend may add picks that it knows already. Each pick
+        is then the one after all before it. To draft more, call again with a longer prefix.
         """
         ...
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from coolfusion.backends.base import Backend, DistributionBackend
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.base import Tokenizer
@@ -28,6 +30,19 @@ def check_names(names: Sequence[str]) -> None:
         raise UsageError(
             f"Sources must have distinct names, got {list(names)}. Names label the columns of every trace."
         )
+
+
+def check_limits(sources: Sequence[Source]) -> None:
+    """Raise ``UsageError`` for a backend without a usable vocabulary size or context length."""
+    for source in sources:
+        for name, is_needed in (("vocab_size", True), ("context_length", False)):
+            value = getattr(source.backend, name)
+            is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not (is_whole and value >= 1) and (is_needed or value is not None):
+                raise UsageError(
+                    f'The backend of source "{source.name}" has {name} {value!r}. It must be a whole '
+                    f"number of at least 1{'' if is_needed else ', or None for no limit'}."
+                )
 
 
 def check_byte_faithful(sources: Sequence[Source], done: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from coolfusion.backends.source import Source, check_names
+from coolfusion.backends.source import Source, check_limits, check_names
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.batching import (
     MAX_ROWS,
@@ -32,11 +32,12 @@ class Decoder(ABC, Generic[AnyState]):
 
     A step is a pure function of a state, so all these ways give the same text. What a decoder
     remembers of responses, here and in its sources, only saves time. Raises ``UsageError``
-    without sources and for two of one name.
+    without sources, for two of one name, and for a backend whose limits are no numbers.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
         check_names([source.name for source in sources])
+        check_limits(sources)
         self.sources = tuple(sources)
         self._caches = [AnswerCache(source.backend) for source in self.sources]
         self._concurrent = on_several_devices(self.sources)

@@ -19,6 +19,11 @@ from coolfusion.backends.sampling import Sampling
 from coolfusion.errors import CoolfusionError, SourceError
 from coolfusion.testing.conformance import ConformanceError, require, require_close
 
+_DRAFTED = {
+    "log-probabilities": "log_probs",
+    "watched totals": "watched",
+    "own log-probabilities": "pick_log_probs",
+}
 LONGEST_TRIED = 4096  # context windows longer than this are not filled to their limit
 
 
@@ -72,10 +77,13 @@ def _answers_are_proper(trial: _Trial) -> None:
         )
         wanted = (length, length + 1, length + 1, length + 1)
         require(shape == wanted, "shape of an answer", wanted, shape, query)
-        numbers = scores.log_probs + scores.pick_log_probs
-        numbers += scores.watched if query.watch else ()
-        proper = all(math.isfinite(number) and number <= 0 for number in numbers)
-        require(proper, "values finite and at most 0", "log-probabilities", numbers, query)
+        numbers = scores.log_probs + scores.pick_log_probs + scores.watched
+        proper = all(number <= 0 for number in numbers)
+        require(proper, "values at most 0", "log-probabilities", numbers, query)
+        possible = all(math.isfinite(number) for number in scores.pick_log_probs)
+        require(possible, "picks are possible", "finite", scores.pick_log_probs, query)
+        is_total = bool(query.watch) or all(number == -math.inf for number in scores.watched)
+        require(is_total, "nothing watched has no probability", -math.inf, scores.watched, query)
         inside = all(0 <= token < trial.vocab_size for token in scores.picks)
         require(inside, "picks inside the vocabulary", trial.vocab_size, scores.picks, query)
 
@@ -126,16 +134,28 @@ def _draft_is_scored_alike(trial: _Trial) -> None:
         queries = [replace(query, sampling=sampling) for query in trial.queries()[:3]]
         drafts = trial.factory().draft(queries, 2)
         for query, drafted in zip(queries, drafts, strict=True):
-            require(len(drafted.picks) >= 2, "length of a draft", 2, len(drafted.picks), query)
-            picks = drafted.picks[:2]
+            num = len(drafted.log_probs)  # what comes beyond those asked for obeys the same laws
+            require(num >= 2, "length of a draft", "2 or more", num, query)
+            picks = drafted.picks[:num]
             after = replace(query, prefix=query.prefix + query.continuation, continuation=picks)
             scored = trial.factory().score([after])[0]
-            law = "log-probabilities of a draft are those of score"
-            require_close(law, scored.log_probs, drafted.log_probs, trial.tolerance, query)
-            law = "watched totals of a draft are those of score"
-            require_close(law, scored.watched[:2], drafted.watched[:2], trial.tolerance, query)
+            for name, wanted in (
+                ("log-probabilities", scored.log_probs),
+                ("watched totals", scored.watched[:num]),
+                ("own log-probabilities", scored.pick_log_probs[:num]),
+            ):
+                got = getattr(drafted, _DRAFTED[name])[:num]
+                law = f"{name} of a draft are those of score"
+                require_close(law, wanted, got, trial.tolerance, query)
             law = "picks of a draft are those of score"
-            require(scored.picks[:2] == picks, law, scored.picks[:2], picks, query)
+            require(scored.picks[:num] == picks, law, scored.picks[:num], picks, query)
+
+
+def _drafts_have_one_length(trial: _Trial) -> None:
+    for query in trial.queries():
+        (drafted,) = trial.factory().draft([query], 2)
+        lengths = [len(getattr(drafted, name)) for name in ("picks", *_DRAFTED.values())]
+        require(len({*lengths}) == 1, "the tuples of a draft have one length", 2, lengths, query)
 
 
 def _abandoned_drafts(trial: _Trial) -> None:
@@ -154,7 +174,7 @@ def _watched_totals(trial: _Trial) -> None:
         for position, total in enumerate(scores.watched):
             prefix = query.prefix + query.continuation[:position]
             each = trial.factory().score([Query(prefix, (token,)) for token in set(query.watch)])
-            summed = math.log(sum(math.exp(answer.log_probs[0]) for answer in each))
+            summed = float(np.logaddexp.reduce([answer.log_probs[0] for answer in each]))
             law = "a watched total is the sum of its ids' probabilities"
             require_close(law, [summed], [total], trial.tolerance, query)
 
@@ -245,6 +265,7 @@ _LAWS: Sequence[Callable[[_Trial], None]] = (
     _abandoned_drafts,
     _watched_totals,
     _picks_are_best,
+    _drafts_have_one_length,
     _distributions,
     _sampled_picks,
     _foreign_ids,
