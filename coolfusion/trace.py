@@ -84,6 +84,7 @@ def step_from_dict(record: dict[str, Any]) -> Step:
             "withdrawn": tuple(SkippedSource(**entry) for entry in record["withdrawn"]),
             "dropped": tuple(SkippedSource(**entry) for entry in record["dropped"]),
             "usage": tuple(Usage(**entry) for entry in record["usage"]),
+            "zeros": tuple(SkippedSource(**entry) for entry in record.get("zeros", ())),
         }
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,12 @@ class SkippedSource:
     reason: str
 
 
+# Why a source offers nothing without anything being wrong with it.
+NO_ROOM: Final = "no complete character fits into what room is left"
+END_REFUSED: Final = "it wanted to end the text, the sources together did not"
+ORDINARY: Final = (NO_ROOM, END_REFUSED)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of the fusion loop.
@@ -100,7 +106,8 @@ class Step:
     ``segment`` is the committed text, ``text`` the text that may be shown now. They differ only
     while a stop string may be forming. The texts of all steps join to the response. ``winner``
     indexes ``candidates``; None: nothing was committed. ``log_end`` has, per source, the
-    log-probability (nats) that the text ends here; None if it was not computed.
+    log-probability (nats) that the text ends here; None if it was not computed. ``zeros`` say of
+    sources that gave something probability 0, and what followed for their vote.
     """
 
     index: int
@@ -115,6 +122,7 @@ class Step:
     dropped: tuple[SkippedSource, ...]
     usage: tuple[Usage, ...]
     seconds: float
+    zeros: tuple[SkippedSource, ...] = ()
 
     @property
     def drafters(self) -> tuple[str, ...]:
@@ -150,17 +158,42 @@ class Generation:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each source that was dropped during the response."""
-        return tuple(
+        """One sentence for each source that was dropped, then for each that was silenced.
+
+        A source is silenced in a step where it offers nothing, unless it wanted the end or there was
+        no room. It is silenced, too, where a probability of 0 takes its vote.
+        """
+        dropped = [
             f'Source "{gone.source}" was dropped at step {step.index}: {gone.reason}'
             for step in self.steps
             for gone in step.dropped
-        )
+        ]
+        return (*dropped, *_silences(self.steps))
 
     @property
     def stats(self) -> Stats:
         """Sums over the steps."""
         return summarize(self.sources, self.steps)
+
+
+def _silences(steps: Sequence[Step]) -> list[str]:
+    """A sentence for each source and kind of silence, which tells of the first step of it."""
+    first: dict[tuple[str, str], tuple[int, str]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for step in steps:
+        silent = [each for each in step.withdrawn if each.reason not in ORDINARY]
+        kinds = {"offered nothing": silent, "excluded something": step.zeros}
+        for kind, skipped in kinds.items():
+            for each in skipped:
+                key = each.source, kind
+                first.setdefault(key, (step.index, each.reason))
+                counts[key] = counts.get(key, 0) + 1
+    return [
+        f'Source "{source}" {kind} at step {index}'
+        + (f" and {counts[source, kind] - 1} more" if counts[source, kind] > 1 else "")
+        + f": {reason}"
+        for (source, kind), (index, reason) in first.items()
+    ]
 
 
 def summarize(sources: Sequence[str], steps: Sequence[Step]) -> Stats:

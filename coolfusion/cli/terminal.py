@@ -56,6 +56,7 @@ def explain(step: Step, painter: Painter) -> str:
         ]
     lines += [f"        {gone.source} had no candidate: {gone.reason}" for gone in step.withdrawn]
     lines += [f"        {gone.source} was dropped: {gone.reason}" for gone in step.dropped]
+    lines += [f"        {each.source} gave a zero: {each.reason}" for each in step.zeros]
     return "\n".join(lines)
 
 

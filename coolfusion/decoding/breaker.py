@@ -100,8 +100,8 @@ _LOCK = threading.Lock()
 def breaker_of(backend: object) -> Breaker:
     """The breaker that all who ask this backend in this process share.
 
-    A backend that cannot be referred to weakly (``__slots__`` without ``__weakref__``) gets a new
-    one each time, so that only the rows of one decoder share it.
+    A backend with ``__slots__`` but without ``__weakref__`` gets a new one each time. Only the
+    rows of one decoder share that.
     """
     key = id(backend)
     with _LOCK:

@@ -116,6 +116,7 @@ async def read_prompt(view: SourceView) -> PromptReading:
 
     Only tokens that have bytes count; control tokens, as of a chat template, do not. What an
     encoder reads is given and not predicted, so a source with one has nothing to be judged by.
+    A token of probability 0 counts as MAX_LOSS bits per byte, so that no single one decides.
     """
     prompt, source = view.prompt_ids, view.source
     start = 1 + sum(token >= source.backend.vocab_size for token in prompt)
@@ -123,7 +124,11 @@ async def read_prompt(view: SourceView) -> PromptReading:
     if not any(pieces):
         return PromptReading(math.nan, Usage())
     (scores,) = await ask([view.request(prompt[:start], prompt[start:])])
-    nats = -sum(log_prob for log_prob, piece in zip(scores.log_probs, pieces, strict=True) if piece)
+    nats = sum(
+        -log_prob if math.isfinite(log_prob) else MAX_LOSS * math.log(2) * len(piece)
+        for log_prob, piece in zip(scores.log_probs, pieces, strict=True)
+        if piece
+    )
     num_bytes = sum(len(piece) for piece in pieces if piece)
     return PromptReading(
         nats / (num_bytes * math.log(2)),

@@ -20,15 +20,17 @@ import numpy as np
 from coolfusion.backends.source import Source
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
-from coolfusion.decoding.segments.contest import cheapest, judged, score_table
+from coolfusion.decoding.segments.contest import cheapest, costs_of, judged, score_table
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.rerankers import Reranker, mean_nll
 from coolfusion.decoding.segments.scoring import Segment, SegmentScores, score_requests
+from coolfusion.decoding.segments.zeros import excluding, noted, voting
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenization.prompts import Prompt, prompt_for
 from coolfusion.types import (
     Candidate,
+    Floats,
     Generation,
     SkippedSource,
     StopReason,
@@ -44,7 +46,8 @@ class Ranking:
 
     ``candidates`` are in the order of their first drafter; their scores, the names in
     ``sources`` and ``usage`` are aligned. ``winner`` indexes ``candidates``; None: no source
-    had an answer. ``dropped`` says which sources could not judge, and why.
+    had an answer. ``dropped`` says which sources could not judge, and why. ``zeros`` say which
+    gave probability 0 to an answer, and what followed (``coolfusion.decoding.segments.zeros``).
     """
 
     sources: tuple[str, ...]
@@ -53,6 +56,7 @@ class Ranking:
     dropped: tuple[SkippedSource, ...]
     usage: tuple[Usage, ...]
     seconds: float
+    zeros: tuple[SkippedSource, ...] = ()
 
     @property
     def text(self) -> str:
@@ -124,13 +128,15 @@ def rerank(
     reranker: Reranker = mean_nll,
     *,
     on_source_error: str = "drop",
+    weights: Mapping[str, float] | None = None,
 ) -> list[Ranking]:
     """Let all sources score the whole answers to each prompt, and the reranker choose.
 
     ``candidates`` has one sequence per prompt; a single candidate wins unscored. A source that
     cannot score a prompt's candidates is dropped as a judge of that prompt. They may not fit into
     its context window, or its model may fail. With ``on_source_error="raise"``, its
-    ``SourceError`` is raised. With no judge left the first candidate wins.
+    ``SourceError`` is raised. With no judge left the first candidate wins. ``weights`` (none:
+    equal ones) say who counts where others abstain, as a recipe's do.
     """
     begun = time.perf_counter()
     rows = [row for row, entries in enumerate(candidates) if len(entries) > 1]
@@ -150,7 +156,7 @@ def rerank(
             scores[row][source.name] = scored
     names = tuple(source.name for source in sources)
     rankings = [
-        _ranking(names, entries, given, reranker)
+        _ranking(names, entries, given, reranker, weights or {})
         for entries, given in zip(candidates, scores, strict=True)
     ]
     seconds = (time.perf_counter() - begun) / max(1, len(prompts))
@@ -188,6 +194,7 @@ def rerank_answers(
         candidates,
         decoder.recipe.reranker,
         on_source_error=request.on_source_error,
+        weights=decoder.recipe.weights,
     )
     return [
         _with_cost(ranking, [each[row] for _, each in drafted])
@@ -200,6 +207,7 @@ def _ranking(
     candidates: Sequence[Candidate],
     given: Mapping[str, SegmentScores | SourceError],
     reranker: Reranker,
+    weights: Mapping[str, float],
 ) -> Ranking:
     scores = {name: each for name, each in given.items() if isinstance(each, SegmentScores)}
     dropped = tuple(
@@ -210,13 +218,21 @@ def _ranking(
     usage = tuple(scores[name].usage if name in scores else Usage() for name in names)
     if not scores:
         return Ranking(names, tuple(candidates), 0 if candidates else None, dropped, usage, 0.0)
-    table = score_table(candidates, scores)
-    costs = np.asarray(reranker(table), dtype=np.float64)
+    reasons = excluding(candidates, scores)
+    votes = voting(tuple(scores), reasons, _given(weights, tuple(scores)))
+    zeros = tuple(SkippedSource(*each) for each in noted(reasons, votes).items())
+    costs = costs_of(reranker, score_table(candidates, {name: scores[name] for name in votes}))
     ranked = tuple(
         judged(candidate, c, names, scores, float(costs[c]))
         for c, candidate in enumerate(candidates)
     )
-    return Ranking(names, ranked, cheapest(costs), dropped, usage, 0.0)
+    return Ranking(names, ranked, cheapest(costs), dropped, usage, 0.0, zeros)
+
+
+def _given(weights: Mapping[str, float], names: Sequence[str]) -> Floats:
+    """The weights of these sources; equal ones where none has any."""
+    given = np.array([weights.get(name, 0.0) for name in names])
+    return given if given.any() else np.ones(len(names))
 
 
 def _with_cost(ranking: Ranking, answers: Sequence[Generation]) -> Ranking:

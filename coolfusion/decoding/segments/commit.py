@@ -58,6 +58,7 @@ def _record(step: SegmentStep, segment: str, winner: int | None) -> Step:
         dropped=tuple(SkippedSource(name, str(error)) for name, error in step.dropped.items()),
         usage=step.usage,
         seconds=0.0,
+        zeros=tuple(SkippedSource(n, step.zeros[n]) for n in step.sources if n in step.zeros),
     )
 
 
@@ -98,9 +99,10 @@ def _learn(state: State, names: Sequence[str], step: SegmentStep, eta: float) ->
         if name in step.scores:
             log_likelihood = step.scores[name].log_likelihoods[step.winner]
             num_tokens = step.scores[name].num_tokens[step.winner]
-            tallies[k] = Tally(
-                tallies[k].log_likelihood + log_likelihood, tallies[k].num_tokens + num_tokens
-            )
+            if math.isfinite(log_likelihood):  # no mean could be taken with a zero in it
+                tallies[k] = Tally(
+                    tallies[k].log_likelihood + log_likelihood, tallies[k].num_tokens + num_tokens
+                )
             losses[k] = -log_likelihood / (len(segment.encode()) * math.log(2))
     log_weights = state.log_weights
     if eta:

@@ -14,11 +14,13 @@ import numpy as np
 from coolfusion.decoding.segments.drafting import Draft
 from coolfusion.decoding.segments.end_rules import EndQuestion
 from coolfusion.decoding.segments.recipe import Recipe
-from coolfusion.decoding.segments.rerankers import ScoreTable, Tally
+from coolfusion.decoding.segments.rerankers import Reranker, ScoreTable, Tally
 from coolfusion.decoding.segments.scoring import SegmentScores
+from coolfusion.decoding.segments.zeros import excluding, floored, floored_end, noted, voting
 from coolfusion.decoding.source_weights import normalized, uniform
-from coolfusion.errors import SourceError
+from coolfusion.errors import SourceError, UsageError
 from coolfusion.types import (
+    END_REFUSED,
     Candidate,
     Floats,
     SkippedSource,
@@ -32,8 +34,9 @@ class SegmentStep:
 
     ``samples`` are further drafts of sources that draft several times. ``aside`` is what they
     spent beside drafting and scoring: on guesses, on a gate, on the prompt. ``weights`` and
-    ``tallies``, by source, were learnt earlier in the response; empty: nothing was. A step
-    ``is_uncontested`` if the lead source drafted alone.
+    ``tallies``, by source, were learnt earlier in the response; empty: nothing was. ``zeros`` say
+    of sources what they gave probability 0, and what followed. A step ``is_uncontested`` if the
+    lead source drafted alone.
     """
 
     sources: tuple[str, ...]
@@ -49,6 +52,7 @@ class SegmentStep:
     log_end: tuple[float, ...] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
+    zeros: dict[str, str] = field(default_factory=dict)
 
     @property
     def all_drafts(self) -> Iterator[tuple[str, Draft]]:
@@ -83,7 +87,7 @@ class SegmentStep:
         if self.end_asked and not any(candidate.ends for candidate in self.candidates):
             for name in self.enders:
                 if name not in drafted:
-                    reasons[name] = "it wanted to end the text, the sources together did not"
+                    reasons[name] = END_REFUSED
         return tuple(SkippedSource(name, reasons[name]) for name in self.sources if name in reasons)
 
     @property
@@ -146,15 +150,28 @@ def rerank(step: SegmentStep, recipe: Recipe) -> None:
 
 
 def set_costs(step: SegmentStep, recipe: Recipe) -> None:
-    """Give every candidate its cost, by the scores there are; the lowest cost wins."""
+    """Give every candidate its cost, by the scores of those with a vote; the lowest cost wins."""
     judges = _judges(step)
-    costs = np.asarray(recipe.reranker(_table(step, judges)), dtype=np.float64)
+    reasons = excluding(step.candidates, step.scores)
+    votes = voting(judges, reasons, _weights(judges, recipe, step))
+    step.zeros.update(noted(reasons, votes))
+    costs = costs_of(recipe.reranker, _table(step, votes))
     step.winner = cheapest(costs)
-    scores = {name: step.scores[name] for name in judges}
     step.candidates = [
-        judged(candidate, c, step.sources, scores, float(costs[c]))
+        judged(candidate, c, step.sources, step.scores, float(costs[c]))
         for c, candidate in enumerate(step.candidates)
     ]
+
+
+def costs_of(reranker: Reranker, table: ScoreTable) -> Floats:
+    """A reranker's costs (candidates,). Raises ``UsageError`` where it gives anything else."""
+    costs = np.asarray(reranker(table), dtype=np.float64)
+    if costs.shape != table.num_bytes.shape:
+        raise UsageError(
+            f"The reranker gave costs of the shape {costs.shape} for {len(table.num_bytes)} "
+            "candidates. It must give one cost for each; check_reranker tries it."
+        )
+    return costs
 
 
 def cheapest(costs: Floats) -> int:
@@ -193,14 +210,22 @@ def _ends(step: SegmentStep, judges: list[str], recipe: Recipe) -> bool:
     """Whether the sources together decide that the response ends here."""
     if recipe.end_rule is None:
         return False
-    log_end = np.array([step.drafts[name].log_end for name in judges])
     step.log_end = tuple(
         step.drafts[name].log_end if name in step.drafts else math.nan for name in step.sources
     )
-    log_first = np.array([step.scores[name].log_first for name in judges]).T
-    weights = _weights(judges, recipe, step)
+    reasons = {
+        name: "it gives probability 0 to an end here"
+        for name in judges
+        if not math.isfinite(step.drafts[name].log_end)
+    } | excluding(step.candidates, step.scores)
+    votes = voting(judges, reasons, _weights(judges, recipe, step))
+    step.zeros.update(noted(reasons, votes))
+    log_end = np.array([step.drafts[name].log_end for name in votes])
+    log_first = np.array([step.scores[name].log_first for name in votes]).T
+    weights = _weights(votes, recipe, step)
     heard = weights > 0
-    return recipe.end_rule(EndQuestion(log_end[heard], log_first[:, heard], weights[heard]))
+    question = EndQuestion(log_end[heard], log_first[:, heard], weights[heard])
+    return recipe.end_rule(floored_end(question))
 
 
 def _weights(judges: list[str], recipe: Recipe, step: SegmentStep) -> Floats:
@@ -226,9 +251,12 @@ def _table(step: SegmentStep, judges: list[str]) -> ScoreTable:
 
 
 def score_table(candidates: Sequence[Candidate], scores: Mapping[str, SegmentScores]) -> ScoreTable:
-    """The (candidates, sources) table that a reranker is given, with equal weights."""
+    """The (candidates, sources) table that a reranker is given, with equal weights.
+
+    Zeros are at the floor of ``coolfusion.decoding.segments.zeros``.
+    """
     sizes = [max(1, len(candidate.text.encode())) for candidate in candidates]
-    return ScoreTable(
+    table = ScoreTable(
         tuple(scores),
         np.array([each.log_likelihoods for each in scores.values()], dtype=np.float64).T,
         np.array([each.num_tokens for each in scores.values()], dtype=np.float64).T,
@@ -236,3 +264,4 @@ def score_table(candidates: Sequence[Candidate], scores: Mapping[str, SegmentSco
         uniform(len(scores)),
         np.array([[name in each.drafters for name in scores] for each in candidates]),
     )
+    return replace(table, log_likelihoods=floored(table))

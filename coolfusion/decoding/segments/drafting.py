@@ -11,7 +11,7 @@ import regex
 from coolfusion.backends.base import Scores
 from coolfusion.decoding.scheduler import ask
 from coolfusion.decoding.source_view import SourceView
-from coolfusion.types import Usage
+from coolfusion.types import NO_ROOM, Usage
 
 IncrementalDecoder = codecs.getincrementaldecoder("utf-8")
 
@@ -107,9 +107,7 @@ def _write_token(partial: PartialDraft, token: int, cut: Cut) -> Draft | None:
         if position is not None:
             return _finish(partial, partial.text[:position])
     if len(partial.ids) >= partial.room or partial.is_full:
-        return _finish(
-            partial, partial.text, reason="no complete character fits into what room is left"
-        )
+        return _finish(partial, partial.text, reason=NO_ROOM)
     if partial.max_tokens is not None and len(partial.ids) >= partial.max_tokens:
         return _finish(
             partial,

@@ -31,7 +31,12 @@ class LeadDraft:
 
     @property
     def confidence(self) -> float:
-        """The geometric mean of its tokens' probabilities, ``exp(L / n)``."""
+        """The geometric mean of its tokens' probabilities, ``exp(L / n)``.
+
+        0 where the source gives probability 0 to the text so far, so that nothing is known.
+        """
+        if math.isnan(self.log_likelihood):
+            return 0.0
         return math.exp(min(0.0, self.log_likelihood / self.num_tokens))
 
 

@@ -19,6 +19,7 @@ arXiv 2410.09303; what may follow a segment is our own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, final
@@ -48,7 +49,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SegmentScores:
-    """Per segment: its log-likelihood (nats), the tokens it took, and its first token's share."""
+    """Per segment: its log-likelihood (nats), the tokens it took, and its first token's share.
+
+    A log-likelihood is -inf for probability 0. It is NaN where the text before has probability 0,
+    so that nothing is said of what follows.
+    """
 
     log_likelihoods: tuple[float, ...]
     num_tokens: tuple[int, ...]
@@ -126,7 +131,7 @@ def _collect(
         added = answers[part.added]
         log_likelihood = sum(added.log_probs)
         if part.replaced is not None:
-            log_likelihood -= sum(answers[part.replaced].log_probs)
+            log_likelihood = _log_ratio(log_likelihood, sum(answers[part.replaced].log_probs))
         if segment.ends:
             log_likelihood += added.watched[-1]
         log_likelihoods.append(log_likelihood)
@@ -135,6 +140,11 @@ def _collect(
     return SegmentScores(
         tuple(log_likelihoods), tuple(num_tokens), tuple(log_first), _spent(num_tokens, answers)
     )
+
+
+def _log_ratio(log_whole: float, log_before: float) -> float:
+    """The logarithm of a conditional probability; NaN where the condition is impossible."""
+    return math.nan if log_before == -math.inf else log_whole - log_before
 
 
 def _spent(num_tokens: list[int], answers: Sequence[Scores | Distributions]) -> Usage:
