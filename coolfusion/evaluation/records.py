@@ -30,6 +30,8 @@ class Outcome:
     one entry for each. ``value`` is given where another program has judged the answer. ``digest``
     is that of what it answered. ``num_forwarded``: tokens computed, by source; ``seconds``
     likewise its own, those of the outcomes it builds on (``needs``, by system name) not included.
+    ``num_requested``: tokens drafted and scored, by source. Unlike those computed they follow from
+    the answer, whatever was cached; a record of an earlier version does not have them.
     ``wins``: contested steps won, by source; for a reranked or voted answer, who wrote it.
     ``error`` says why there is no answer.
     """
@@ -48,6 +50,12 @@ class Outcome:
     wins: Mapping[str, int] = field(default_factory=dict)
     num_steps: int = 0
     num_contested: int = 0
+    num_requested: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def total_requested(self) -> int:
+        """Tokens drafted and scored, by all sources together."""
+        return sum(self.num_requested.values())
 
     @property
     def total_forwarded(self) -> float:

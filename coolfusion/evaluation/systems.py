@@ -126,6 +126,9 @@ def _decoded(name: str, row: Row, generation: Generation) -> Outcome:
         wins=wins,
         num_steps=stats.num_steps,
         num_contested=stats.num_contested,
+        num_requested={
+            source: spent.num_drafted + spent.num_scored for source, spent in stats.usage.items()
+        },
     )
 
 
@@ -156,6 +159,7 @@ def reranking(
                 candidates,
                 decoder.recipe.reranker,
                 on_source_error=on_source_error,
+                weights=decoder.recipe.weights,
             )
             for row, ranking, entries in zip(some, rankings, answers, strict=True):
                 yield _reranked(name, row, ranking, entries)

@@ -48,7 +48,12 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Values (rows,), NaN for none; computed tokens (rows,); and the reasons of missing values."""
+    """Values (rows,), NaN for none; tokens (rows,); and the reasons of missing values.
+
+    ``num_forwarded`` are the tokens that were drafted and scored, which follow from the answers
+    alone. How many of them a model had to compute depends on what was cached, and so on
+    interruptions. No tie may go by that.
+    """
 
     values: Floats
     num_forwarded: Floats
@@ -126,7 +131,11 @@ def measured(
     metrics: Mapping[str | int, Metric],
     outcomes: Mapping[tuple[str, str | int], Outcome],
 ) -> Measured:
-    """The values of a system's outcomes, and the tokens they took."""
+    """The values of a system's outcomes, and the tokens they took.
+
+    Outcomes of an earlier version say only how many tokens were computed. Those count then.
+    """
     values, failures = judged(system, rows, metrics, outcomes)
-    spent = [float(outcomes[system, row.id].total_forwarded) for row in rows]
+    kept = [outcomes[system, row.id] for row in rows]
+    spent = [float(each.total_requested or each.total_forwarded) for each in kept]
     return Measured(values, np.array(spent, dtype=np.float64), tuple(failures))

@@ -121,6 +121,7 @@ class References:
                 digest,
                 log_likelihoods=tuple(each.log_likelihoods[0] for each in good),
                 num_forwarded={source.name: sum(each.usage.num_forwarded for each in good)},
+                num_requested={source.name: sum(each.usage.num_scored for each in good)},
                 seconds=time.perf_counter() - begun,
             )
 
@@ -160,7 +161,15 @@ class References:
             found.append(float(mixture(table[start:end], weights).sum()))
             start = end
         spent = {name: n for outcome in kept for name, n in outcome.num_forwarded.items()}
-        return Outcome(system, row.id, digest, log_likelihoods=tuple(found), num_forwarded=spent)
+        requested = {name: n for outcome in kept for name, n in outcome.num_requested.items()}
+        return Outcome(
+            system,
+            row.id,
+            digest,
+            log_likelihoods=tuple(found),
+            num_forwarded=spent,
+            num_requested=requested,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class SplitResult:
     - ``interval``: 95 % bootstrap interval of the ``mean``.
     - ``p_value``: paired and two-sided, against the source that is best on the tuning split; None
       for that source.
-    - ``num_forwarded``: mean number of tokens computed for a row.
+    - ``num_forwarded``: mean number of tokens drafted and scored for a row.
     """
 
     values: tuple[float | None, ...]

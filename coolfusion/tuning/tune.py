@@ -36,8 +36,9 @@ def tune(
     """Search for the setting of a fusion of ``sources`` that is best on a part of ``task``.
 
     ``base`` is the untuned setting that all others start from. It takes part, and is chosen if no
-    trial is better. Between equal means the one with fewer computed tokens wins, then the
-    earlier. ``record`` keeps outcomes, so the same call resumes an interrupted one. Raises
+    trial is better. Between equal means the one with fewer drafted and scored tokens wins, then the
+    earlier. ``record`` keeps outcomes, so the same call resumes an interrupted one, and chooses as
+    if nothing had happened. Raises
     ``UsageError`` for a plan that does not fit the task, and ``CoolfusionError`` if no row has a
     value. A row without a value does not affect the others.
     """
