@@ -195,13 +195,15 @@ def _plain(scores: Scores) -> Scores:
 def _is_plain(scores: Scores) -> bool:
     """Whether nothing has to be converted. Nearly all answers are, so this has to be quick."""
     # Subtle: NaN fails the comparison with 0 too, and a bool is no int here.
-    every = (*scores.log_probs, *scores.pick_log_probs, *scores.watched)
+    parts = (scores.log_probs, scores.pick_log_probs, scores.watched, scores.picks)
+    if any(type(part) is not tuple for part in parts):
+        return False
+    every = scores.log_probs + scores.pick_log_probs + scores.watched
     return (
         set(map(type, every)) <= {float}
         and all(map((0.0).__ge__, every))
         and {*map(type, scores.picks), type(scores.num_forwarded), type(scores.num_passes)} == {int}
         and min(scores.num_forwarded, scores.num_passes) >= 0
-        and all(isinstance(getattr(scores, name), tuple) for name in (*_NUMBERS, "picks"))
     )
 
 
