@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # One thread: small models gain nothing from a second, and lose much when cores are busy.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test nightly lint bench setup clean
 
 setup: $(INSTALLED)
 
@@ -22,6 +22,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+nightly: setup
+	$(BIN)/python -m pytest -m nightly
 
 lint: setup
 	$(BIN)/ruff check .
