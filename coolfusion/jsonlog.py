@@ -20,7 +20,6 @@ What it promises:
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import sys
@@ -33,6 +32,7 @@ from typing import Any, final
 
 import regex
 
+from coolfusion.documents import json_text, parsed_json
 from coolfusion.errors import CoolfusionError, UsageError
 
 if sys.platform != "win32":
@@ -151,7 +151,7 @@ class JsonLog:
         if last and not _began(last, start, settings is not None and not lines):
             raise self._foreign(len(lines) + 1, last)
         if settings is not None:
-            self._read_settings(lines, json.loads(json.dumps(dict(settings))))
+            self._read_settings(lines, parsed_json(json_text(settings)))
         for number, line in enumerate(lines, 1):
             if settings is None or number > 1:
                 self._read_line(number, line, take)
@@ -164,7 +164,7 @@ class JsonLog:
             self._pending = _line({"kind": "run", "settings": settings})
             return
         try:
-            header = json.loads(lines[0])
+            header = parsed_json(lines[0])
             if header["kind"] != "run":
                 raise ValueError(header["kind"])
             earlier = dict(header["settings"])
@@ -174,7 +174,7 @@ class JsonLog:
 
     def _read_line(self, number: int, line: bytes, take: Callable[[dict[str, Any]], None]) -> None:
         try:
-            record = json.loads(line)
+            record = parsed_json(line)
             if not isinstance(record, dict):
                 raise TypeError("a record is an object")
             take(record)
@@ -215,14 +215,12 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    # Half a character, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-    text = json.dumps(dict(record), ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return json_text(record).encode("utf-8") + b"\n"
 
 
 def _is_whole(line: bytes) -> bool:
     try:
-        json.loads(line)
+        parsed_json(line)
     except ValueError:
         return False
     return True

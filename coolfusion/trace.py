@@ -7,12 +7,11 @@ reads as an interrupted response.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import IO, Any, final
 
+from coolfusion.documents import json_ready, json_text, number_from, parsed_json
 from coolfusion.errors import UsageError
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 
@@ -44,7 +43,7 @@ class TraceWriter:
         )
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(json_ready(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(json_text(record) + "\n")
         self._file.flush()
 
 
@@ -85,22 +84,9 @@ def step_from_dict(record: dict[str, Any]) -> Step:
             "dropped": tuple(SkippedSource(**entry) for entry in record["dropped"]),
             "usage": tuple(Usage(**entry) for entry in record["usage"]),
             "zeros": tuple(SkippedSource(**entry) for entry in record.get("zeros", ())),
+            "seconds": number_from(record["seconds"]),
         }
     )
-
-
-def json_ready(value: Any) -> Any:
-    """``value`` as strict JSON can hold it: infinities as text, NaN as null, tuples as lists.
-
-    ``float`` reads the texts back. Mappings and sequences are gone through; all else stays.
-    """
-    if isinstance(value, Mapping):
-        return {key: json_ready(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
 
 
 def _candidate(record: dict[str, Any]) -> Candidate:
@@ -111,16 +97,12 @@ def _candidate(record: dict[str, Any]) -> Candidate:
         tuple(record["drafters"]),
         _numbers(record["log_likelihoods"]),
         None if num_tokens is None else tuple(num_tokens),
-        None if record["cost"] is None else _number(record["cost"]),
+        None if record["cost"] is None else number_from(record["cost"]),
     )
 
 
 def _numbers(values: list[Any] | None) -> tuple[float, ...] | None:
-    return None if values is None else tuple(_number(value) for value in values)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    return None if values is None else tuple(number_from(value) for value in values)
 
 
 def _generations(lines: Iterable[bytes], path: str) -> Iterator[Generation]:
@@ -130,7 +112,7 @@ def _generations(lines: Iterable[bytes], path: str) -> Iterator[Generation]:
         if not line.endswith(b"\n"):
             break  # the last line was being written when the program died
         try:
-            record = json.loads(line)
+            record = parsed_json(line)
             kind = record.pop("kind")
             if kind == "start":
                 if sources is not None:

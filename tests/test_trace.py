@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coolfusion.documents import json_ready
 from coolfusion.errors import UsageError
-from coolfusion.trace import json_ready, read_trace, step_from_dict, step_to_dict, write_trace
+from coolfusion.trace import read_trace, step_from_dict, step_to_dict, write_trace
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 from tests.strategies import texts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.prompts import check_chat, own_prompts, prompt_of
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
+from coolfusion.documents import json_text
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.n_best is not None:
         for ranked in BeamSearch(fusion.decoder, arguments.n_best).generate(prompt, request):
             record = {**result_dict(ranked.generation), "cost": ranked.cost}
-            print(json.dumps(record, ensure_ascii=False))
+            print(json_text(record))
         return 0
     decoder = fusion.decoder_for()
     state = decoder.start(prompt, request)
@@ -169,7 +169,7 @@ def _answer(
     generation = decoder.finish(state, steps)
     recorder.end(generation)
     if arguments.json:
-        print(json.dumps(result_dict(generation), ensure_ascii=False))
+        print(json_text(result_dict(generation)))
     else:
         sys.stdout.write(_whole(steps, screen) if arguments.explain else "")
         sys.stdout.write("" if generation.text.endswith("\n") else "\n")

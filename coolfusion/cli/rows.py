@@ -14,7 +14,6 @@ asks what its line answers. Otherwise it is refused, and the file stays as it is
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import prompt_of_row
 from coolfusion.cli.resume import brief_settings, with_defaults
 from coolfusion.cli.terminal import result_dict, say
+from coolfusion.documents import json_text, parsed_json
 from coolfusion.errors import BatchError, CoolfusionError, PromptError, SourceError, UsageError
 from coolfusion.jsonlog import JsonLog, check_same_settings
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
     rows = read_rows(arguments.input)
     _check_own_keys(rows)
     # As they come back from a file, where a tuple is a list.
-    settings = json.loads(json.dumps(brief_settings(arguments)))
+    settings = parsed_json(json_text(brief_settings(arguments)))
     if arguments.output is None:
         return _answer(arguments, rows, request, Printed(), settings)
     files.check_distinct(arguments.output, arguments.input, "--input")
@@ -127,7 +127,7 @@ class Printed:
 
     def add(self, record: dict[str, Any]) -> None:
         """Print an answer."""
-        print(json.dumps(record, ensure_ascii=False), flush=True)
+        print(json_text(record), flush=True)
 
 
 def _answer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli.files import check_distinct, check_writable
 from coolfusion.cli.prompts import prompt_of, prompt_of_row
+from coolfusion.documents import json_text
 from coolfusion.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def show_report(
     data: Mapping[str, Any], text: str, markdown: str, *, as_json: bool, folder: Path | None
 ) -> None:
     """Print a report, as text or as one line of JSON, and write it to ``folder`` in two forms."""
-    whole = json.dumps(data, ensure_ascii=False, indent=None if as_json else 1)
+    whole = json_text(data, indent=None if as_json else 1)
     print(whole if as_json else text)
     if folder is not None:
         (folder / "report.json").write_text(whole + "\n", encoding="utf-8")

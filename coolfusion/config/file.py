@@ -11,15 +11,13 @@
 
 All keys are optional and mean what the keywords of ``FusionModel.from_pretrained`` mean; with
 no ``models``, the built-in ones take part. Paths are relative to the file's folder where there
-is such a folder.
+is such a folder. The bounds of a file are those of ``coolfusion.documents``.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,12 +27,8 @@ from coolfusion.config.kinds import MIXTURE, SEGMENTS
 from coolfusion.config.options import BY_NAME, OPTIONS, FusionConfig
 from coolfusion.config.plan import check_named_sources, check_strategy_options
 from coolfusion.config.spelling import did_you_mean
+from coolfusion.documents import MAX_TEXT_BYTES, json_text, parsed_toml, read_file, shown
 from coolfusion.errors import UnknownOptionError, UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILE_NAME: Final = "fusion.toml"
 HEADING: Final = "# Which models are fused, and how. FusionModel.from_pretrained reads this.\n"
@@ -48,10 +42,11 @@ def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
     has the wrong type or a value that is not allowed.
     """
     file = Path(path)
-    if file.is_dir():
+    if os.path.isdir(file):
         file = file / FILE_NAME
     try:
-        data = tomllib.loads(file.read_bytes().decode("utf-8"))
+        text = read_file(file, max_bytes=MAX_TEXT_BYTES, streams=True).decode("utf-8")
+        data = parsed_toml(text)
     except OSError as error:
         raise UsageError(f'Cannot read the fusion file "{file}": {error.strerror}.') from None
     except ValueError as error:  # not UTF-8, or not TOML
@@ -81,7 +76,8 @@ def config_from(data: Mapping[str, Any]) -> FusionConfig:
 def write_fusion_file(path: str | os.PathLike[str], config: FusionConfig) -> None:
     """Write ``config`` so that ``read_fusion_file`` gives it back; a file there is replaced whole.
 
-    Models that are folders are written as absolute paths, so that the file may be moved.
+    Models that are folders are written as absolute paths, so that the file may be moved. Raises
+    ``UsageError`` for a value that the file cannot hold.
     """
     said = config.said()
     if "models" in said:
@@ -112,7 +108,7 @@ def fusion_file_among(models: object) -> Path | None:
     if path.suffix == ".toml":
         return path
     here = path / FILE_NAME
-    return here if here.is_file() and not (path / "config.json").exists() else None
+    return here if os.path.isfile(here) and not (path / "config.json").exists() else None
 
 
 def settled_options(
@@ -192,7 +188,7 @@ def _check_together(config: FusionConfig) -> None:
 
 def _located(model: str, folder: Path) -> str:
     here = folder / model
-    return str(here) if here.is_dir() else model
+    return str(here) if os.path.isdir(here) else model
 
 
 def _key(name: str) -> str:
@@ -203,5 +199,11 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise UsageError(
+                f"{shown(value)} holds half a character, which no fusion file can. Choose another name."
+            )
+        return json_text(value).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return str(value).lower()
     return repr(value)

@@ -11,6 +11,7 @@ from coolfusion.backends.sampling import Sampling
 from coolfusion.backends.source import Source
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import SegmentDecoder
+from coolfusion.documents import json_text
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.prompts import Message, OwnPrompt
 
@@ -21,7 +22,7 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 
 def message_text(messages: Sequence[Mapping[str, str]]) -> str:
     """Chat messages as one string, which ``context_of`` reads back."""
-    return MESSAGES + json.dumps([dict(message) for message in messages]) + MESSAGES
+    return MESSAGES + json_text([dict(message) for message in messages], ascii_only=True) + MESSAGES
 
 
 def context_of(text: str) -> OwnPrompt:

@@ -7,12 +7,14 @@ one finished (system, row). A later line for the same pair replaces an earlier o
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from types import TracebackType
 from typing import Any, final
 
+from coolfusion.documents import number_from
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.rows import check_unchanged
 from coolfusion.evaluation.tasks import Row
@@ -157,16 +159,24 @@ class Record:
 
 
 def _outcome_dict(outcome: Outcome) -> dict[str, Any]:
-    return {**dataclasses.asdict(outcome), "stop_reason": outcome.stop_reason.value}
+    data = {**dataclasses.asdict(outcome), "stop_reason": outcome.stop_reason.value}
+    if outcome.value is not None and math.isnan(outcome.value):
+        data["value"] = "nan"  # null says that nobody has judged
+    return data
 
 
 def _outcome(record: dict[str, Any]) -> Outcome:
-    values = record["log_likelihoods"]
+    values, value = record["log_likelihoods"], record["value"]
     return Outcome(
         **{
             **record,
             "stop_reason": StopReason(record["stop_reason"]),
             "needs": tuple(record["needs"]),
-            "log_likelihoods": None if values is None else tuple(values),
+            "log_likelihoods": None if values is None else tuple(map(number_from, values)),
+            "value": None if value is None else number_from(value),
+            "num_forwarded": {
+                name: number_from(count) for name, count in record["num_forwarded"].items()
+            },
+            "seconds": number_from(record["seconds"]),
         }
     )

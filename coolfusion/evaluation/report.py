@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.documents import json_ready
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.metrics import Metric, MetricError
 from coolfusion.evaluation.records import Outcome, Record
@@ -26,7 +27,6 @@ from coolfusion.evaluation.tables import (
     text_report,
 )
 from coolfusion.evaluation.tasks import Row, Task
-from coolfusion.trace import json_ready
 from coolfusion.types import Floats
 
 HEADER = ("system", "score", "95 % interval", "p", "fixed", "broken", "tokens", "seconds")

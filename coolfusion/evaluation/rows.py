@@ -26,6 +26,7 @@ from coolfusion.config.kinds import Option
 from coolfusion.config.options import BY_NAME, RESPONSE, options_of
 from coolfusion.config.spelling import FOREIGN, did_you_mean
 from coolfusion.decoding.request import Request
+from coolfusion.documents import json_text
 from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import EVERYONE_ELSE, Message, OwnPrompt, Prompt
 
@@ -62,7 +63,7 @@ class InputRow:
 def fingerprint(asked: Any, options: Mapping[str, Any]) -> str:
     """16 hexadecimal digits for JSON-ready data and the options of a request beside it."""
     whole = [asked, dict(options)] if options else asked
-    text = json.dumps(whole, sort_keys=True)
+    text = json_text(whole, sort_keys=True, ascii_only=True)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, final
 
+from coolfusion.documents import number_from
 from coolfusion.jsonlog import JsonLog
 from coolfusion.search import Point
 
@@ -45,11 +46,11 @@ def evaluation_from(data: Mapping[str, Any]) -> Evaluation:
     """What ``evaluation_dict`` wrote."""
     utility = data["utility"]
     return Evaluation(
-        tuple(map(float, data["point"])),
+        tuple(map(number_from, data["point"])),
         -math.inf if utility is None else float(utility),
-        tuple(map(float, data["parts"])),
+        tuple(map(number_from, data["parts"])),
         data["failure"],
-        float(data["seconds"]),
+        number_from(data["seconds"]),
     )
 
 

@@ -7,7 +7,6 @@ It is also positive, so harmonic means exist.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from numbers import Real
 from typing import Any, Protocol
 
 from coolfusion.decoding.request import request
+from coolfusion.documents import json_text
 from coolfusion.errors import BatchError, CoolfusionError, NonFiniteError, SourceError, UsageError
 from coolfusion.evaluation import EvaluationPlan, Record, Row, Task, evaluate
 from coolfusion.evaluation.likelihood import log_likelihoods
@@ -131,8 +131,9 @@ class TaskMeasure:
 
     def identity(self) -> Mapping[str, Any]:
         """The rows by a fingerprint, and how they are asked and judged."""
-        rows = json.dumps(
-            [[row.prompt, row.references, row.metric, dict(row.options)] for row in self.task.rows]
+        rows = json_text(
+            [[row.prompt, row.references, row.metric, dict(row.options)] for row in self.task.rows],
+            ascii_only=True,
         )
         how = asdict(self.answering)
         del how["batch_size"]  # changes no answer

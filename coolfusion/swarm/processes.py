@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, final
 
+from coolfusion.documents import json_text
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.merging.merge_recipe import recipe_dict
 from coolfusion.search import Point
@@ -117,7 +118,7 @@ class _Process:
     def _send(self, data: Mapping[str, Any]) -> None:
         try:
             if self._process.stdin is not None:
-                self._process.stdin.write(json.dumps(data) + "\n")
+                self._process.stdin.write(json_text(data) + "\n")
                 self._process.stdin.flush()
         except OSError:
             raise self._gone() from None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from coolfusion.documents import json_ready, json_text
 from coolfusion.errors import CoolfusionError
 from coolfusion.evaluation.tables import markdown_table
 from coolfusion.swarm.plot import plot
 from coolfusion.swarm.result import Result, SwarmTrial
-from coolfusion.trace import json_ready
 
 ENDINGS = {"patience": "the best was not improved", "iterations": "all iterations were made"}
 
@@ -25,7 +24,7 @@ def write_report(result: Result, folder: Path) -> None:
     files = {
         "report.md": as_markdown(result),
         "search.svg": plot(result.winner.iterations, expert, title) if _works(expert) else None,
-        "report.json": json.dumps(as_dict(result), indent=1, ensure_ascii=False) + "\n",
+        "report.json": json_text(as_dict(result), indent=1) + "\n",
     }
     try:
         for name, text in files.items():

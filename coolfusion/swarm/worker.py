@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from coolfusion.documents import json_text
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.merging.merged import open_recipe
 from coolfusion.merging.recipe_file import recipe_from
@@ -33,7 +34,7 @@ def serve(lines: Iterable[str], answers: IO[str]) -> None:
             answer = evaluation_dict(evaluator.evaluate_one(tuple(question["point"])))
         except (CoolfusionError, OSError) as error:
             answer = {"error": str(error), "is_usage": isinstance(error, UsageError)}
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json_text(answer) + "\n")
         answers.flush()
 
 

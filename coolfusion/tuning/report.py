@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from coolfusion.config.options import FusionConfig
+from coolfusion.documents import json_ready
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.statistics import interval_of, paired_p_value
 from coolfusion.evaluation.tables import (
@@ -24,7 +25,6 @@ from coolfusion.evaluation.tables import (
     text_report,
 )
 from coolfusion.evaluation.tasks import Row
-from coolfusion.trace import json_ready
 from coolfusion.tuning.objectives import Measured
 from coolfusion.tuning.space import label
 

@@ -101,6 +101,25 @@ def test_nothing_but_the_command_line_prints() -> None:
     assert printing == []
 
 
+def test_json_is_written_in_one_place() -> None:
+    """What ``json_text`` writes every reader can read; other calls would let infinity through."""
+    writers = {"dump", "dumps", "JSONEncoder"}
+    elsewhere = []
+    for path, node in nodes(ast.Attribute):
+        if node.attr in writers and getattr(node.value, "id", "") == "json":
+            elsewhere.append(f"{short(path)}:{node.lineno}")
+    for path, imported in nodes(ast.ImportFrom):
+        if imported.module == "json" and writers & {alias.name for alias in imported.names}:
+            elsewhere.append(f"{short(path)}:{imported.lineno}")
+    assert [place for place in elsewhere if not place.startswith("documents.py:")] == []
+    (call,) = (
+        node
+        for node in ast.walk(tree_of(PACKAGE / "documents.py"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "json.dumps"
+    )
+    assert "allow_nan=False" in ast.unparse(call)
+
+
 def test_modules_are_short() -> None:
     lengths = {short(path): len(path.read_text("utf-8").splitlines()) for path in MODULES}
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
