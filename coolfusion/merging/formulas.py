@@ -27,8 +27,9 @@ Tensors = Iterable[torch.Tensor]
 
 def linear(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:
     """The weighted average. Weights are divided by their sum, which must not be 0."""
-    total = math.fsum(weights)
-    return _weighted_sum(tensors, [weight / total for weight in weights])
+    near_one = _scaled(weights)
+    total = math.fsum(near_one)
+    return _weighted_sum(tensors, [weight / total for weight in near_one])
 
 
 def slerp(first: torch.Tensor, second: torch.Tensor, t: float) -> torch.Tensor:
@@ -75,6 +76,7 @@ def elected_mean(vectors: Sequence[torch.Tensor], weights: Sequence[float]) -> t
 
     If the sum is 0, no sign is elected and the entry is 0.
     """
+    weights = _scaled(weights)
     sign = _weighted_sum(vectors, weights).sign()
     total = torch.zeros_like(sign)
     mass = torch.zeros_like(sign)
@@ -141,6 +143,12 @@ def _weighted_sum(tensors: Tensors, weights: Sequence[float]) -> torch.Tensor:
     for tensor, weight in pairs:
         total.add_(tensor, alpha=weight)
     return total
+
+
+def _scaled(weights: Sequence[float]) -> list[float]:
+    """The weights times a power of 2, the largest from 1/2 to 1: no sum overflows or vanishes."""
+    exponent = max((math.frexp(weight)[1] for weight in weights if weight), default=0)
+    return [math.ldexp(weight, -exponent) for weight in weights]
 
 
 def _sparse(

@@ -6,7 +6,6 @@ done here. The format is eight bytes of length, a JSON header and the numbers.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from coolfusion.documents import check_own_file, json_text
 from coolfusion.errors import LoadError
 from coolfusion.merging.checkpoint import DTYPES, TensorInfo
 
@@ -21,7 +21,11 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def infos_of(path: Path) -> dict[str, TensorInfo]:
-    """Type and shape of every tensor of a file. Raises ``LoadError`` for an unusable file."""
+    """Type and shape of every tensor of a file of a checkpoint.
+
+    Raises ``LoadError`` for an unusable file and for a link that leaves the folder.
+    """
+    check_own_file(path.parent, path)
     infos = {}
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -69,7 +73,7 @@ def write_file(
             "shape": list(infos[name].shape),
             "data_offsets": [begin, end],
         }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text = json_text(header).encode("utf-8")
     text += b" " * (-len(text) % 8)
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from coolfusion.documents import shown
 from coolfusion.errors import UsageError
 
 # Knots are one number for all tensors, or numbers spread evenly from the first layer to the last
@@ -21,16 +23,27 @@ _LAYER = re.compile(r"(.*?)\.(\d+)\.")
 def numbers_in(schedule: Schedule) -> Iterator[float]:
     """Every number of a schedule. Raises ``UsageError`` for anything else."""
     parts: list[Any] = list(schedule.values()) if isinstance(schedule, Mapping) else [schedule]
-    if not parts:
-        raise UsageError("A table of numbers by pattern is empty. Give it at least one pattern.")
+    if not parts or (
+        isinstance(schedule, Mapping) and not all(isinstance(p, str) for p in schedule)
+    ):
+        raise UsageError(
+            "A table of numbers goes by patterns of names, of which it needs at least one."
+        )
     for part in parts:
         numbers = list(part) if isinstance(part, (list, tuple)) else [part]
         if not numbers or not all(_is_number(number) for number in numbers):
             raise UsageError(
-                f"{schedule!r} is no number for a tensor. Write a number, a list of numbers from the first layer "
+                f"{shown(schedule)} is no number for a tensor. Write a number, a list of numbers from the first layer "
                 "to the last, or a table from patterns of names to these."
             )
         yield from numbers
+
+
+def frozen_schedule(schedule: Schedule) -> Schedule:
+    """A copy with tuples for lists, which nobody can change."""
+    if isinstance(schedule, Mapping):
+        return {pattern: _frozen_knots(knots) for pattern, knots in schedule.items()}
+    return _frozen_knots(schedule)
 
 
 def value_at(schedule: Schedule, name: str, depths: Mapping[str, float]) -> float:
@@ -45,19 +58,22 @@ def value_at(schedule: Schedule, name: str, depths: Mapping[str, float]) -> floa
         knots = schedule
     if knots is None:
         raise UsageError(
-            f'No pattern of {schedule!r} matches tensor "{name}". Add one, or "*" as the last for all the rest.'
+            f'No pattern of {shown(schedule)} matches tensor "{name}". Add one, or "*" as the last for all the rest.'
         )
     if isinstance(knots, (int, float)):
         return float(knots)
     if name not in depths:
         raise UsageError(
-            f'Tensor "{name}" belongs to no layer, so the list {list(knots)!r} has no number for it. '
+            f'Tensor "{name}" belongs to no layer, so the list {shown(list(knots))} has no number for it. '
             'Write a table, such as {"*.layers.*" = [0, 1], "*" = 0.5}.'
         )
     position = depths[name] * (len(knots) - 1)
     below = min(int(position), len(knots) - 1)
     above = min(below + 1, len(knots) - 1)
-    return float(knots[below] + (position - below) * (knots[above] - knots[below]))
+    share = position - below
+    value = float(knots[below] + share * (knots[above] - knots[below]))
+    # The difference of two huge numbers overflows where what lies between them does not.
+    return value if math.isfinite(value) else (1 - share) * knots[below] + share * knots[above]
 
 
 def depths_of(names: Iterable[str]) -> dict[str, float]:
@@ -74,5 +90,11 @@ def depths_of(names: Iterable[str]) -> dict[str, float]:
     }
 
 
+def _frozen_knots(knots: Knots) -> Knots:
+    return knots if isinstance(knots, (int, float)) else tuple(knots)
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # a whole number may be larger than any float
