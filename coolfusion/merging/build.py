@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
 import platform
 import shutil
@@ -16,6 +16,7 @@ import safetensors
 import torch
 
 from coolfusion import __version__
+from coolfusion.documents import check_own_file, json_text
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
 from coolfusion.merging.folder import (
@@ -78,13 +79,14 @@ def merge(
         raise UsageError(f"A shard of {max_shard_bytes} bytes holds nothing. Give at least 1.")
     checkpoint = open_recipe(recipe)
     _check_not_an_input(target, checkpoint)
-    check_room(target, sum(info.num_bytes for info in checkpoint.about.infos.values()))
+    beside = sum(file.stat().st_size for file in files_beside(checkpoint.about.tokenizer_folder))
+    check_room(target, beside + sum(info.num_bytes for info in checkpoint.about.infos.values()))
     with new_folder(target, overwrite=overwrite) as folder:
         _write_tensors(checkpoint, folder, max_shard_bytes, progress)
         copy_beside(checkpoint.about.tokenizer_folder, folder)
         write_json(folder / PROVENANCE, provenance(recipe, checkpoint))
         # Last, so that a folder is a checkpoint only when it is complete.
-        write_json(folder / "config.json", checkpoint.about.config)
+        write_config(folder, checkpoint.about.config)
     return target
 
 
@@ -107,15 +109,42 @@ def provenance(recipe: MergeRecipe, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object as indented JSON."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the config.json of a checkpoint, with numbers that JSON lacks as transformers does."""
+    write_json(folder / "config.json", _with_tagged_floats(config))
+
+
+def files_beside(source: Path) -> list[Path]:
+    """The tokenizer of a checkpoint, and the other files that belong to its weights.
+
+    Raises ``LoadError`` for links that leave the folder, and for what is no file.
+    """
+    found = dict.fromkeys(file for glob in BESIDE for file in sorted(source.glob(glob)))
+    files = [file for file in found if file.is_symlink() or not file.is_dir()]
+    for file in files:
+        check_own_file(source, file)
+    return files
 
 
 def copy_beside(source: Path, folder: Path) -> None:
-    """Copy the tokenizer of a checkpoint, and the other files that belong to its weights."""
-    for glob in BESIDE:
-        for file in sorted(source.glob(glob)):
-            if file.is_file() and not (folder / file.name).exists():
-                shutil.copyfile(file, folder / file.name)
+    """Copy ``files_beside`` to the folder of a merge, but for those that it has already."""
+    for file in files_beside(source):
+        if not (folder / file.name).exists():
+            shutil.copyfile(file, folder / file.name)
+
+
+def _with_tagged_floats(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_tagged_floats(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_tagged_floats(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        sign = "-" if value < 0 else ""
+        return {"__float__": "NaN" if math.isnan(value) else f"{sign}Infinity"}
+    return value
 
 
 def _write_tensors(

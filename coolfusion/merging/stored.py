@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 
+from coolfusion.documents import check_own_file, parsed_json, read_file
 from coolfusion.errors import LoadError
 from coolfusion.merging.checkpoint import Description, TensorInfo, setting
 from coolfusion.merging.safetensors_file import infos_of, read_tensor
@@ -34,8 +34,8 @@ class StoredCheckpoint:
         return read_tensor(self.shards[name], name)
 
 
-def open_stored(path: str | Path, ignore: Sequence[str] = ()) -> StoredCheckpoint:
-    """The checkpoint in a folder or of a hub id, without the tensors that ``ignore`` matches.
+def open_stored(path: str | Path) -> StoredCheckpoint:
+    """The checkpoint in a folder or of a hub id.
 
     Only headers are read. Raises ``LoadError`` for missing or damaged files, pickled weights
     and quantised checkpoints.
@@ -48,8 +48,6 @@ def open_stored(path: str | Path, ignore: Sequence[str] = ()) -> StoredCheckpoin
             "themselves. Use the checkpoint from before quantisation."
         )
     shards, infos = _tensors(folder)
-    for name in [name for name in infos if any(fnmatchcase(name, glob) for glob in ignore)]:
-        del infos[name], shards[name]
     tokenizer = folder / "tokenizer.json"
     files = [folder / "config.json", *dict.fromkeys(shards.values())]
     about = Description(
@@ -67,9 +65,9 @@ def open_stored(path: str | Path, ignore: Sequence[str] = ()) -> StoredCheckpoin
 def folder_of(path: str | Path) -> Path:
     """The local folder of a path or hub id. Raises ``LoadError`` if there is none."""
     folder = Path(path)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
-    if folder.exists():
+    if os.path.lexists(folder):
         raise LoadError(f'"{path}" is a file. Give the folder that holds the checkpoint.')
     if str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
         raise LoadError(
@@ -86,13 +84,16 @@ def folder_of(path: str | Path) -> Path:
 
 def read_json(path: Path, otherwise: str) -> dict[str, Any]:
     """A JSON object. Raises ``LoadError``; ``otherwise`` is its words if the file is missing."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise LoadError(
             f'"{path.parent}" {otherwise}: there is no {path.name} in it. Check that the folder is right and complete.'
-        ) from None
-    except (OSError, ValueError) as error:
+        )
+    check_own_file(path.parent, path)
+    try:
+        value = parsed_json(read_file(path))
+    except OSError as error:
+        raise LoadError(f'Cannot read "{path}": {error.strerror}. Fetch the file again.') from error
+    except ValueError as error:
         raise LoadError(f'Cannot read "{path}": {error}. Fetch the file again.') from error
     if not isinstance(value, dict):
         raise LoadError(f'"{path}" holds no JSON object. Fetch the file again.')
@@ -110,10 +111,10 @@ def refuse_pickles(folder: Path) -> None:
 
 
 def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
-    if (folder / SINGLE).exists():
+    if os.path.lexists(folder / SINGLE):
         infos = infos_of(folder / SINGLE)
         return dict.fromkeys(infos, folder / SINGLE), infos
-    if not (folder / INDEX).exists():
+    if not os.path.lexists(folder / INDEX):
         refuse_pickles(folder)
         raise LoadError(
             f'"{folder}" holds no weights: there is neither {SINGLE} nor {INDEX} in it. '
@@ -125,7 +126,7 @@ def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
     shards = {name: folder / file for name, file in weight_map.items()}
     found: dict[str, dict[str, TensorInfo]] = {}
     for name, path in shards.items():
-        if not path.exists():
+        if not os.path.lexists(path):
             raise LoadError(
                 f'Shard "{path.name}" is missing from "{folder}"; tensor "{name}" should be in it. Fetch it again.'
             )

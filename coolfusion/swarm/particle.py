@@ -13,7 +13,7 @@ from typing import Any, final
 
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.fusion import FusionModel
-from coolfusion.merging.build import copy_beside, stored, write_json
+from coolfusion.merging.build import copy_beside, stored, write_config
 from coolfusion.merging.checkpoint import Checkpoint
 from coolfusion.merging.safetensors_file import write_file
 from coolfusion.merging.stored import SINGLE
@@ -102,4 +102,4 @@ def _write(checkpoint: Checkpoint, folder: Path) -> None:
 
     write_file(folder / SINGLE, infos, read)
     copy_beside(checkpoint.about.tokenizer_folder, folder)
-    write_json(folder / "config.json", checkpoint.about.config)
+    write_config(folder, checkpoint.about.config)
