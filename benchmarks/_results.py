@@ -46,7 +46,9 @@ def environment() -> dict[str, Any]:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table of anything that can be written."""
-    return "\n".join(markdown_table(header, [[str(cell) for cell in row] for row in rows]))
+    return "\n".join(
+        markdown_table(header, [[str(cell) for cell in row] for row in rows], is_markdown=True)
+    )
 
 
 def finish(name: str, record: Mapping[str, Any], tables: str) -> None:

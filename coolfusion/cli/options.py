@@ -90,8 +90,8 @@ def options_table() -> str:
         if reason
     ]
     heads = ("option", "command line", "values", "default", "strategy", "what it does")
-    reasons = markdown_table(("option", "not in", "because"), missing)
-    return "\n".join([*markdown_table(heads, options), "", *reasons])
+    reasons = markdown_table(("option", "not in", "because"), missing, is_markdown=True)
+    return "\n".join([*markdown_table(heads, options, is_markdown=True), "", *reasons])
 
 
 def said(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,14 @@
-"""Reports as text for a terminal and as Markdown: a title, a table, and notes below it."""
+"""Reports as text for a terminal and as Markdown: a title, a table, and notes below it.
+
+Names of models, tasks and systems come from outside, and so do the reasons of failures. They are
+shown as the text they are: whatever they hold starts no line, heading, link, tag or code, and
+nothing in them is invisible.
+"""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 MAX_SHOWN = 10  # entries of a note that are spelled out; all of them are in the JSON
@@ -16,22 +23,58 @@ def text_report(
     words: Sequence[int] = (0,),
 ) -> str:
     """A report for a terminal; the columns ``words`` are aligned to the left, numbers to the right."""
-    return "\n".join([title, "", *_text_table([header, *rows], words), "", *notes])
+    lines = [[visible(cell) for cell in line] for line in (header, *rows)]
+    return "\n".join(
+        [visible(title), "", *_text_table(lines, words), "", *(visible(each) for each in notes)]
+    )
 
 
 def markdown_report(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
 ) -> str:
     """The same as Markdown, with the notes as a list."""
-    listed = [f"- {_escaped(each)}" for each in notes]
-    table = markdown_table(header, rows)
-    return "\n".join([f"# {_escaped(title)}", "", *table, "", *listed, ""])
+    listed = [f"- {_cell(each)}" for each in notes]
+    return "\n".join([f"# {_cell(title)}", "", *markdown_table(header, rows), "", *listed, ""])
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, a cell's own bars and line breaks escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(_escaped, line)) + " |" for line in lines]
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, is_markdown: bool = False
+) -> list[str]:
+    """The lines of a Markdown table.
+
+    Cells are text, shown as it is. With ``is_markdown`` they are Markdown, of which only bars and
+    line breaks are escaped.
+    """
+    shown = _one_line if is_markdown else _cell
+    lines = ["| " + " | ".join(map(shown, line)) + " |" for line in (header, *rows)]
+    return [lines[0], "| " + " | ".join(["---"] * len(header)) + " |", *lines[1:]]
+
+
+def markdown_text(text: str) -> str:
+    """Markdown of one line that a reader shows as ``text``, in a heading, a list or a sentence.
+
+    Bars mean nothing there. In a table they are escaped as well.
+    """
+    text = visible(text)
+    text = re.sub(r"&", "&amp;", text)
+    text = re.sub(r"<(?! )", "&lt;", text)  # what a space follows is no tag
+    text = text.replace(">", "&gt;")
+    text = re.sub(r"\\(?![^\W_]| )", r"\\\\", text)  # before letters it is a backslash by itself
+    text = re.sub(r"[`*\[\]#~$]", r"\\\g<0>", text)
+    text = re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", lambda run: r"\_" * len(run[0]), text)
+    text = re.sub(r"^([-+=])(?=\1| |$)|(?<=^\d)([.)])(?= |$)", r"\\\g<0>", text)
+    text = re.sub(r"^(\d{2,9})([.)])(?= |$)", r"\1\\\2", text)
+    text = text.replace("://", "&#58;//").replace("www.", "www&#46;")
+    return re.sub(r"^ | $", "&#32;", text)
+
+
+def visible(text: str) -> str:
+    """``text`` in one line, in which nothing is invisible.
+
+    Control and format characters, line ends, half characters and what is no character become
+    escapes such as ``\\x1b``. Joiners stay, since scripts and emoji need them.
+    """
+    return "".join(_escape(char) if _is_hidden(char) else char for char in text)
 
 
 def note(what: str, entries: Sequence[str], separator: str = "; ") -> list[str]:
@@ -65,6 +108,22 @@ def _text_table(lines: Sequence[Sequence[str]], words: Sequence[int]) -> list[st
     return ["  ".join(aligned(n, cell) for n, cell in enumerate(line)).rstrip() for line in lines]
 
 
-def _escaped(text: str) -> str:
-    """``text`` in one line of Markdown that no bar of its own cuts."""
-    return text.replace("|", "\\|").replace("\n", " ")
+def _cell(text: str) -> str:
+    return _one_line(markdown_text(text))
+
+
+def _one_line(markdown: str) -> str:
+    """Markdown in one line of a table that no bar of its own cuts."""
+    return markdown.replace("|", "\\|").replace("\n", " ")
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _is_hidden(char: str) -> bool:
+    if " " <= char <= "~" or char in "\u200c\u200d":
+        return False
+    number = ord(char)
+    is_nothing = number & 0xFFFE == 0xFFFE or 0xFDD0 <= number <= 0xFDEF
+    return is_nothing or unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 
+from coolfusion.evaluation.tables import visible
 from coolfusion.swarm.result import Iteration
 
+LARGEST = 1e300
+SMALLEST = 1e-200  # a range below is as good as none
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
 
@@ -14,10 +18,13 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
 def plot(iterations: Sequence[Iteration], best_expert: float, title: str) -> str:
     """An SVG document: utility over iterations, with the best expert's as a dashed line.
 
-    Particles that do not work (minus infinity) are left out.
+    Particles that do not work (minus infinity) are left out. Other numbers beyond ``LARGEST`` are
+    drawn as that.
     """
-    finite = [u for each in iterations for u in each.utilities if math.isfinite(u)]
-    low, high = _widened(min([*finite, best_expert]), max([*finite, best_expert]))
+    utilities = [[_drawn(u) for u in each.utilities if _works(u)] for each in iterations]
+    best_expert = _drawn(best_expert)
+    shown = [best_expert, *(u for each in utilities for u in each)]
+    low, high = _widened(min(shown), max(shown))
     across, along = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def x(iteration: float) -> float:
@@ -38,23 +45,37 @@ def plot(iterations: Sequence[Iteration], best_expert: float, title: str) -> str
     for number in range(0, len(iterations), every):
         parts.append(_text(x(number), HEIGHT - BOTTOM + 18, str(number), "middle"))
     parts.append(_text(LEFT + across / 2, HEIGHT - 8, "iteration", "middle"))
-    for number, each in enumerate(iterations):
+    for number, each in enumerate(utilities):
         parts += [
             f'<circle cx="{x(number):.1f}" cy="{y(u):.1f}" r="2.5" fill="#58a" fill-opacity="0.45"/>'
-            for u in each.utilities
-            if math.isfinite(u)
+            for u in each
         ]
     parts.append(_line(LEFT, y(best_expert), WIDTH - RIGHT, y(best_expert), "#a52", dashed=True))
     parts.append(_text(WIDTH - RIGHT - 4, y(best_expert) - 5, "best expert", "end", "#a52"))
-    reached = " ".join(f"{x(n):.1f},{y(each.best):.1f}" for n, each in enumerate(iterations))
+    best = [
+        (number, _drawn(each.best)) for number, each in enumerate(iterations) if _works(each.best)
+    ]
+    reached = " ".join(f"{x(number):.1f},{y(utility):.1f}" for number, utility in best)
     parts.append(f'<polyline points="{reached}" fill="none" stroke="#152" stroke-width="2"/>')
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
     """The range with a margin on both sides, even if all values are equal."""
-    margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+    least = 1e-9 * max(abs(low), abs(high)) if high > low else 0
+    margin = max(0.06 * (high - low), least)
+    margin = margin if margin > SMALLEST else 0
+    margin = margin or 0.05 * abs(high) or 0.05
     return low - margin, high + margin
+
+
+def _works(utility: float) -> bool:
+    return utility > -math.inf  # and is no NaN
+
+
+def _drawn(utility: float) -> float:
+    """A number whose sums and differences are finite."""
+    return max(-LARGEST, min(utility, LARGEST))
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -78,4 +99,5 @@ def _text(x: float, y: float, text: str, anchor: str, colour: str = "#333") -> s
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """``text`` in XML, which holds no control characters, however they are written."""
+    return escape(visible(text), quote=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from coolfusion.documents import json_ready, json_text
 from coolfusion.errors import CoolfusionError
-from coolfusion.evaluation.tables import markdown_table
+from coolfusion.evaluation.tables import markdown_table, markdown_text
 from coolfusion.swarm.plot import plot
 from coolfusion.swarm.result import Result, SwarmTrial
 
@@ -42,10 +42,10 @@ def as_markdown(result: Result) -> str:
     best, winner = result.best, result.winner
     expert = result.alone[result.best_expert]
     lines = [
-        f"# Model Swarms: {', '.join(result.measures)}",
+        f"# Model Swarms: {markdown_text(', '.join(result.measures))}",
         "",
         f"Best utility {_number(best.utility)}; best expert {_number(expert.utility)} "
-        f"({result.experts[result.best_expert]}).",
+        f"({markdown_text(result.experts[result.best_expert])}).",
         "",
         *(["![The search](search.svg)", ""] if _works(expert.utility) else []),
         f"This is the largest of {result.num_evaluations} values on the same examples, so it is more than the "
@@ -66,7 +66,7 @@ def as_markdown(result: Result) -> str:
         lines += [
             "The utility is the harmonic mean. The best: "
             + ", ".join(
-                f"{name} {_number(part)}"
+                f"{markdown_text(name)} {_number(part)}"
                 for name, part in zip(result.measures, best.parts, strict=True)
             )
             + ".",
