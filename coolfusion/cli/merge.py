@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def parse_size(text: str) -> int:
     """Bytes from a size such as ``500MB``. Raises ``UsageError`` for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([kMGT]?)B?", text.strip())
     if found is None or float(found[1]) == 0:
         raise UsageError(f'--max-shard-size is "{text}"; write a size such as 500MB or 5GB.')
     return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))

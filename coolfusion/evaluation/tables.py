@@ -59,13 +59,13 @@ def markdown_text(text: str) -> str:
     text = re.sub(r"&", "&amp;", text)
     text = re.sub(r"<(?! )", "&lt;", text)  # what a space follows is no tag
     text = text.replace(">", "&gt;")
-    text = re.sub(r"\\(?![^\W_]| )", r"\\\\", text)  # before letters it is a backslash by itself
+    text = re.sub(r"\\(?![^\W_])", r"\\\\", text)  # before letters it is a backslash by itself
     text = re.sub(r"[`*\[\]#~$]", r"\\\g<0>", text)
     text = re.sub(r"(?<![^\W_])_+|_+(?![^\W_])", lambda run: r"\_" * len(run[0]), text)
     text = re.sub(r"^([-+=])(?=\1| |$)|(?<=^\d)([.)])(?= |$)", r"\\\g<0>", text)
     text = re.sub(r"^(\d{2,9})([.)])(?= |$)", r"\1\\\2", text)
     text = text.replace("://", "&#58;//").replace("www.", "www&#46;")
-    return re.sub(r"^ | $", "&#32;", text)
+    return re.sub(r"^\s|\s$", lambda space: f"&#{ord(space[0])};", text)  # else it is cut off
 
 
 def visible(text: str) -> str:

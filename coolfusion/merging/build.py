@@ -16,7 +16,7 @@ import safetensors
 import torch
 
 from coolfusion import __version__
-from coolfusion.documents import check_own_file, json_text
+from coolfusion.documents import check_own_file, json_text, shown
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
 from coolfusion.merging.folder import (
@@ -75,8 +75,10 @@ def merge(
     target = Path(os.path.abspath(output))
     remove_leftovers(target)
     check_output(target, overwrite=overwrite)
-    if max_shard_bytes < 1:
-        raise UsageError(f"A shard of {max_shard_bytes} bytes holds nothing. Give at least 1.")
+    if not isinstance(max_shard_bytes, int) or max_shard_bytes < 1:
+        raise UsageError(
+            f"A shard of {shown(max_shard_bytes)} bytes holds nothing. Give at least 1."
+        )
     checkpoint = open_recipe(recipe)
     _check_not_an_input(target, checkpoint)
     beside = sum(file.stat().st_size for file in files_beside(checkpoint.about.tokenizer_folder))

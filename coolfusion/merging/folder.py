@@ -85,6 +85,13 @@ def check_output(output: Path, *, overwrite: bool = False) -> None:
 
 def check_place(output: Path, written: Path) -> None:
     """Raise ``UsageError`` if there can be no folder ``output``, or ``written`` is closed to writing."""
+    try:
+        os.lstat(output)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long, below a file, with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f'Cannot write "{output}": {reason}. Give another path.') from error
     if not output.parent.is_dir():
         raise UsageError(
             f'Cannot write "{output}": there is no folder "{output.parent}". Make it first.'

@@ -18,7 +18,7 @@ BEST = "best"
 
 def check_target(target: Path) -> None:
     """Raise ``UsageError`` if a search may not or cannot keep its results at ``target``."""
-    check_place(target, target if target.exists() else target.parent)
+    check_place(target, target if os.path.exists(target) else target.parent)
     check_own(target, LOG, "search")
 
 
