@@ -38,6 +38,7 @@ MAX_TEXT_BYTES = 2_000_000  # of what people write: recipes, fusion files
 MAX_KEY_PARTS = 100  # tomllib takes time that grows with the square of a key's parts
 SHOWN = 200  # characters of a value that its error shows
 
+MODEL_FILES = frozenset(".json .jinja .txt .model .tiktoken .safetensors .py .bin .vocab".split())
 _STREAMS = ("/dev/", "/proc/")
 _KEY_PART = r"""\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*"""
 _LONG_KEY = re.compile(f"(?:{_KEY_PART}){{{MAX_KEY_PARTS}}}", re.ASCII)
@@ -179,6 +180,24 @@ def check_own_files(folder: Path, files: Iterable[Path]) -> None:
     for file in files:
         if os.path.lexists(file):
             check_own_file(folder, file)
+
+
+def check_quick_to_read(folder: Path) -> None:
+    """Raise ``LoadError`` for files of a model's folder that a library would read for ever.
+
+    These are pipes, devices and sockets, and JSON of more than ``MAX_BYTES``.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix not in MODEL_FILES or file.is_dir() or not file.exists():
+            continue
+        try:
+            check_regular(file)
+        except OSError as error:
+            raise LoadError(f'Cannot read "{file}": {error.strerror}. Remove it.') from error
+        if file.suffix == ".json" and file.stat().st_size > MAX_BYTES:
+            raise LoadError(
+                f'Cannot read "{file}": it has more than {MAX_BYTES:,} bytes. Fetch it again.'
+            )
 
 
 def shown(value: object) -> str:

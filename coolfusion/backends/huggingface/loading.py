@@ -13,6 +13,7 @@ from coolfusion.backends.huggingface.causal import TransformersBackend
 from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
 from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
 from coolfusion.backends.source import Source
+from coolfusion.documents import check_quick_to_read
 from coolfusion.errors import CoolfusionError, LoadError, PromptError
 from coolfusion.tokenization.huggingface import ChatTemplate, HuggingFaceTokenizer
 from coolfusion.tokenization.prompts import Message
@@ -174,6 +175,8 @@ def _check_folder(path: str | Path) -> None:
         and not any(folder.glob("tokenizer*"))
     ):
         raise LoadError(f'The folder "{path}" holds no model: there is no config.json in it.')
+    if folder.is_dir():
+        check_quick_to_read(folder)
 
 
 def _explain(path: str | Path, what: str, error: Exception) -> str:
