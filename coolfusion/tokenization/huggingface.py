@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import final
 
@@ -13,10 +13,10 @@ import tokenizers
 
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.tokenization.base import pieces_text
-from coolfusion.tokenization.prompts import Message, OwnPrompt
+from coolfusion.tokenization.chat import ChatEncoder
+from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
 from coolfusion.tokenization.token_bytes import token_pieces
-
-ChatTemplate = Callable[[Sequence[Message]], str]
+from coolfusion.tokenization.typed_text import ChatTemplate
 
 # A tokenizer may treat the beginning of a text differently (Llama 2 adds a word mark). So a text
 # is encoded after an anchor, whose ids are then removed. The first anchor that keeps its own ids
@@ -24,7 +24,6 @@ ChatTemplate = Callable[[Sequence[Message]], str]
 _ANCHORS = ("", "\x01", "\n", ".", "a", "0")
 _BYTE_NAME = regex.compile(r"<0x[0-9A-Fa-f]{2}>")
 _IN_CONTEXT = ("a", " a", "1", "\n", "(", "the", " The")
-_HALF_CHARACTER = regex.compile(r"[\ud800-\udfff]")
 _MUST_SURVIVE = {
     "runs of white space": "one  two   three",
     "line breaks": "one\ntwo\n\n\tthree\r\n    four",
@@ -57,12 +56,11 @@ class HuggingFaceTokenizer:
         template: ChatTemplate | None = None,
         lossy_ok: bool = False,
     ) -> None:
-        self._original = tokenizer
         self._plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self._plain.no_truncation()
         self._plain.no_padding()
         self._plain.encode_special_tokens = True
-        self._template = template
+        self._chat = ChatEncoder(tokenizer, template) if template else None
         self._pieces = token_pieces(self._plain)
         self.end_ids = frozenset(end_ids)
         self._taken = _taken_names(self._plain, self._pieces)
@@ -78,7 +76,7 @@ class HuggingFaceTokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether chat messages can be given to this tokenizer."""
-        return self._template is not None
+        return self._chat is not None
 
     def piece(self, token_id: int) -> bytes | None:
         """The bytes a token adds to a text; None for a control token or an unused id."""
@@ -89,11 +87,11 @@ class HuggingFaceTokenizer:
 
         A raw prompt gets the special tokens of the tokenizer's own rule, messages those of the
         template. Names of special tokens inside a prompt stay text. Raises ``PromptError`` for
-        an empty prompt, for messages without a template and for lone surrogates.
+        an empty prompt, for messages without a template or not well formed, and for lone
+        surrogates.
         """
         if not isinstance(prompt, str):
-            _check_characters(message["content"] for message in prompt)
-            return self._encode_chat(list(prompt))
+            return self._encode_chat(prompt)
         opened, _ = self._encode_raw(prompt)
         return opened
 
@@ -125,7 +123,7 @@ class HuggingFaceTokenizer:
 
         The end tokens are apart, since a prompt with them would end before the response.
         """
-        _check_characters([prompt])
+        check_characters(prompt)
         if not prompt:
             raise PromptError(
                 "The prompt is empty, so there is nothing to continue. Give some text."
@@ -141,61 +139,13 @@ class HuggingFaceTokenizer:
         rest = self._encode(prompt[len(head) :])
         return tuple(ids[:num_open]) + rest, tuple(ids[num_open:])
 
-    def _encode_chat(self, messages: list[Message]) -> tuple[int, ...]:
-        if self._template is None:
+    def _encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        if self._chat is None:
             raise PromptError(
                 "Chat messages were given, but this tokenizer has no chat template to write them "
                 "with. Give a raw prompt (on the command line: --raw) or use an instruction-tuned model."
             )
-        if not any(message["content"] for message in messages):
-            raise PromptError("The chat messages are all empty. Give at least one with content.")
-        rendered = self._template(messages)
-        typed = self._typed_specials(rendered, messages)
-        if not typed:
-            return tuple(self._original.encode(rendered, add_special_tokens=False).ids)
-        return self._encode_around(rendered, typed)
-
-    def _specials(self) -> dict[str, int]:
-        added = self._plain.get_added_tokens_decoder()
-        return {token.content: token_id for token_id, token in added.items() if token.special}
-
-    def _typed_specials(self, rendered: str, messages: list[Message]) -> list[tuple[int, int]]:
-        """Spans of messages in ``rendered``; none unless a message contains a special token."""
-        specials = self._specials()
-        contents = [message["content"].strip() for message in messages]
-        if not any(special in content for special in specials for content in contents):
-            return []
-        spans, position = [], 0
-        for content in contents:
-            start = rendered.find(content, position)
-            if start < 0:
-                raise PromptError(
-                    f"A message contains a special token and the chat template rewrites it: "
-                    f"{content[:60]!r}. The two cannot be told apart; remove the token from the message."
-                )
-            position = start + len(content)
-            spans.append((start, position))
-        return spans
-
-    def _encode_around(self, rendered: str, typed: list[tuple[int, int]]) -> tuple[int, ...]:
-        """Encode a rendered chat with special tokens inside ``typed`` spans as text."""
-        ids: list[int] = []
-        start = position = 0
-        specials = self._specials()
-        while position < len(rendered):
-            inside = any(low <= position < high for low, high in typed)
-            special = (
-                ""
-                if inside
-                else max(
-                    (s for s in specials if rendered.startswith(s, position)), key=len, default=""
-                )
-            )
-            if special:
-                ids += [*self._encode(rendered[start:position]), specials[special]]
-                start = position + len(special)
-            position += len(special) or 1
-        return tuple(ids) + self._encode(rendered[start:])
+        return self._chat.encode(messages, self.end_ids)
 
     def _choose_anchors(self) -> list[tuple[str, tuple[int, ...]]]:
         """Anchors after which a text is encoded as in the middle of a text, best first."""
@@ -220,15 +170,6 @@ class HuggingFaceTokenizer:
             if got not in (probe, unicodedata.normalize("NFC", probe)):
                 losses.append(f"{what} ({probe[:24]!r} became {got[:24]!r})")
         return tuple(losses)
-
-
-def _check_characters(texts: Iterable[str]) -> None:
-    for text in texts:
-        if _HALF_CHARACTER.search(text):
-            raise PromptError(
-                f"The prompt {text[:40]!r} holds half a character (a lone surrogate), which has no "
-                "encoding. Decode the text anew."
-            )
 
 
 def _taken_names(

@@ -15,8 +15,9 @@ from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderToke
 from coolfusion.backends.source import Source
 from coolfusion.documents import check_quick_to_read
 from coolfusion.errors import CoolfusionError, LoadError, PromptError
-from coolfusion.tokenization.huggingface import ChatTemplate, HuggingFaceTokenizer
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 from coolfusion.tokenization.prompts import Message
+from coolfusion.tokenization.typed_text import ChatTemplate
 
 
 def load_source(
