@@ -27,8 +27,14 @@ from coolfusion.config.options import BY_NAME, RESPONSE, options_of
 from coolfusion.config.spelling import FOREIGN, did_you_mean
 from coolfusion.decoding.request import Request
 from coolfusion.documents import json_text
-from coolfusion.errors import UsageError
-from coolfusion.tokenization.prompts import EVERYONE_ELSE, Message, OwnPrompt, Prompt
+from coolfusion.errors import PromptError, UsageError
+from coolfusion.tokenization.prompts import (
+    EVERYONE_ELSE,
+    Message,
+    OwnPrompt,
+    Prompt,
+    checked_message,
+)
 
 PROMPT_KEYS = ("prompt", "messages", "prompts")
 _OPTIONS: Mapping[str, Option] = {each.name: each for each in options_of(RESPONSE)}
@@ -212,11 +218,10 @@ def _messages(place: str, key: str, value: Any) -> list[Message]:
 
 
 def _message(place: str, message: Any) -> Message:
-    role = message.get("role") if isinstance(message, Mapping) else None
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise UsageError(f'{place} has the message {message!r}; it needs a "role" and "content".')
-    return {"role": role, "content": content}
+    try:
+        return checked_message(message, "The message")
+    except PromptError as error:
+        raise UsageError(f"{place}: {error}") from None
 
 
 def _options(place: str, record: Mapping[str, Any]) -> dict[str, Any]:

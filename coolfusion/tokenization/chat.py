@@ -150,17 +150,16 @@ class ChatEncoder:
             if not forged:
                 break
             for each in forged:
-                text = text[: each.start] + block.blank * (each.end - each.start) + text[each.end :]
+                text = typed.blanked(text, each.start, each.end, block.blank)
             found = self._find(self._tokenizer.encode(text, add_special_tokens=False), text)
         for each in found:
             name = self._added[each.token_id].content
             if each.token_id in control and typed.may_hide(name):
-                if not typed.covers(each.start, each.end):
-                    raise PromptError(
-                        f"A message holds {name!r} or a part of it, a control token, and the chat "
-                        "template compares messages with it. So what was typed cannot be told from "
-                        "the template's own. Remove it from the message."
-                    )
+                raise PromptError(
+                    f"A message holds {name!r} or a part of it, a control token, and the chat "
+                    "template compares messages with it. So what was typed cannot be told from "
+                    "the template's own. Remove it from the message."
+                )
         return found
 
     def _encode_renamed(

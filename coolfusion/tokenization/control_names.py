@@ -12,8 +12,8 @@ import tokenizers
 class Renamed:
     """A copy of ``tokenizer`` in which each added token is a private code point, from ``first`` on.
 
-    A name that is typed is ordinary text to it. White space that a token takes in, the normalizer
-    and the beginning of each part work as they do in the original, since only names differ.
+    A name that is typed is ordinary text to it. Only names differ from the original. So white space
+    that a token takes in, the normalizer and the beginning of each part work as there.
     ``control`` are ids that the model itself must not make of text. ``names`` are the new names by
     id, and ``unknown`` is the id of what the model does not know.
     """

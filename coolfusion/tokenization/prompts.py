@@ -93,8 +93,8 @@ def content_text(message: Message) -> str:
 def checked_messages(messages: Sequence[Message]) -> list[Message]:
     """The messages as plain lists and dictionaries of their own.
 
-    Raises ``PromptError`` for whatever a chat template could not be given: no messages, a role
-    that is no text, content other than text, lone surrogates, values that are not JSON.
+    Raises ``PromptError`` for what no chat template can be given. That is no messages, a role
+    that is no text, content other than text, lone surrogates, or values that are not JSON.
     """
     if not isinstance(messages, Sequence):
         raise PromptError(

@@ -6,7 +6,8 @@ character replaced by a private one. Where the two texts differ, the text was ty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import regex
@@ -24,12 +25,13 @@ _ROLES = frozenset(
 )
 _FORMAT_WORDS = {"role": _ROLES, "type": frozenset({"text", "function"})}
 _NAME = regex.compile(r"\w+")
-# What may be cut apart where a template looks into a text, as "</think>" and the words around it.
-_PIECE = regex.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|[^\w\s]")
+# Where a template looks into messages, they are cut apart, as "</think>" from the words around it,
+# and what cannot be marked whole is cut into finer pieces.
+_CUTS = [regex.compile(cut) for cut in (r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\S", r"\w+|\S", r"\S")]
 # White space is trimmed, and these are escaped by JSON: a private character in their place would
 # change more than itself.
 _KEPT = regex.compile(r"[\s\"'\\\p{Cc}]")
-_MAX_RENDERINGS = 96
+_MAX_RENDERINGS = 256
 
 Path = tuple[Any, ...]
 
@@ -83,7 +85,12 @@ class Typed(NamedTuple):
 
     def covers(self, start: int, end: int) -> bool:
         """Whether any character from ``start`` to ``end`` was typed."""
-        return 1 in self.mask[start:end]
+        return self.mask.find(1, start, end) >= 0
+
+    def blanked(self, text: str, start: int, end: int, blank: str) -> str:
+        """``text`` with ``blank`` in place of what was typed from ``start`` to ``end``."""
+        inside = [blank if self.mask[k] else text[k] for k in range(start, end)]
+        return "".join([text[:start], *inside, text[end:]])
 
     def may_hide(self, name: str) -> bool:
         """Whether ``name``, though nothing of it is marked, may come of a hidden piece."""
@@ -118,19 +125,15 @@ def find_typed(
     keys, and roles that are no words of the format.
     """
     texts = dict(_typed_strings(list(messages), ()))
-    alphabet = {char: k for k, char in enumerate(dict.fromkeys("".join(texts.values())))}
-    trials = _Trials(template, messages, rendered, block, texts, alphabet)
+    trials = _Trials(template, messages, rendered, block, texts)
     whole = [_Piece(path, 0, len(text)) for path, text in texts.items()]
     mask = trials.mask(whole)
     if mask is not None:
         return Typed(mask, ())
     if template(messages) != rendered:
         raise PromptError("The chat template writes another text each time, so it proves nothing.")
-    marked = trials.largest(whole)
-    mask = trials.mask(marked)
-    if mask is None:
-        marked, mask = [], bytes(len(rendered))
-    return Typed(mask, tuple(_gaps(texts, marked)))
+    trials.mark_most(whole)
+    return Typed(trials.found, tuple(_gaps(texts, trials.marked)))
 
 
 class _Trials:
@@ -143,30 +146,55 @@ class _Trials:
         rendered: str,
         block: Block,
         texts: dict[Path, str],
-        alphabet: dict[str, int],
     ) -> None:
         self._template = template
         self._messages = messages
         self._rendered = rendered
         self._texts = texts
-        self._block = block
+        alphabet = dict.fromkeys("".join(texts.values()))
         self._table = {
-            ord(char): block.mark(k) for char, k in alphabet.items() if not _KEPT.match(char)
+            ord(char): block.mark(k) for k, char in enumerate(alphabet) if not _KEPT.match(char)
         }
         low, high = block.mark(0), block.mark(block.num_marks - 1)
         self._marks = regex.compile(f"[{low}-{high}]+")
         self._num_left = _MAX_RENDERINGS
+        self.marked: list[_Piece] = []  # what can be marked without another effect
+        self.found = bytes(len(rendered))  # where that stands in the chat
 
-    def mask(self, pieces: Sequence[_Piece]) -> bytes | None:
+    def mark_most(self, pieces: list[_Piece], level: int = 0) -> None:
+        """Mark what can be marked of the pieces, too.
+
+        Equal pieces go together, since a template compares with words and not with places. So the
+        number of renderings depends on the template's words, and hardly on the messages.
+        """
+        groups: dict[str, list[_Piece]] = defaultdict(list)
+        for piece in pieces:
+            text = self._texts[piece.path]
+            for cut in _CUTS[level].finditer(text, piece.start, piece.end):
+                groups[cut.group()].append(_Piece(piece.path, *cut.span()))
+        self._mark_groups(list(groups.values()), level)
+
+    def _mark_groups(self, groups: list[list[_Piece]], level: int) -> None:
+        if not groups or self._num_left <= 0:
+            return
+        wanted = [*self.marked, *(piece for group in groups for piece in group)]
+        mask = self.mask(wanted)
+        if mask is not None:
+            self.marked, self.found = wanted, mask
+        elif len(groups) > 1:
+            half = len(groups) // 2
+            self._mark_groups(groups[:half], level)
+            self._mark_groups(groups[half:], level)
+        elif level + 1 < len(_CUTS) and groups[0][0].end - groups[0][0].start > 1:
+            self.mark_most(groups[0], level + 1)
+
+    def mask(self, pieces: Iterable[_Piece]) -> bytes | None:
         """Where these pieces stand; None if marking them changes the text around them."""
         self._num_left -= 1
-        marked = dict(self._texts)
-        for path, start, end in pieces:
-            text = marked[path]
-            marked[path] = text[:start] + text[start:end].translate(self._table) + text[end:]
+        marked = self._with_marks(pieces)
         try:
             got = self._template(cast("Any", _with_texts(self._messages, marked, ())))
-        except Exception:  # what the template refuses marked, it looks into
+        except PromptError:  # what the template refuses marked, it looks into
             return None
         if len(got) != len(self._rendered):
             return None
@@ -179,24 +207,18 @@ class _Trials:
             last = end
         return bytes(mask) if got[last:] == self._rendered[last:] else None
 
-    def largest(self, pieces: list[_Piece]) -> list[_Piece]:
-        """Those of the pieces, and parts of them, that can be marked, found by halving."""
-        if self._num_left <= 0 or not pieces:
-            return []
-        if self.mask(pieces) is not None:
-            return pieces
-        if len(pieces) == 1:
-            parts = self._parts(pieces[0])
-            return self.largest(parts) if len(parts) > 1 else []
-        half = len(pieces) // 2
-        return self.largest(pieces[:half]) + self.largest(pieces[half:])
-
-    def _parts(self, piece: _Piece) -> list[_Piece]:
-        text = self._texts[piece.path][piece.start : piece.end]
-        return [
-            _Piece(piece.path, piece.start + found.start(), piece.start + found.end())
-            for found in _PIECE.finditer(text)
-        ]
+    def _with_marks(self, pieces: Iterable[_Piece]) -> dict[Path, str]:
+        spans: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+        for path, start, end in pieces:
+            spans[path].append((start, end))
+        marked = {}
+        for path, found in spans.items():
+            text, last, parts = self._texts[path], 0, []
+            for start, end in sorted(found):
+                parts += [text[last:start], text[start:end].translate(self._table)]
+                last = end
+            marked[path] = "".join([*parts, text[last:]])
+        return marked
 
 
 def _typed_strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -229,10 +251,12 @@ def _with_texts(value: Any, texts: dict[Path, str], path: Path) -> Any:
 
 def _gaps(texts: dict[Path, str], marked: Sequence[_Piece]) -> Iterator[str]:
     """What of the texts is not marked, cut at white space."""
+    spans: dict[Path, list[tuple[int, int]]] = defaultdict(list)
+    for path, start, end in marked:
+        spans[path].append((start, end))
     for path, text in texts.items():
         at = 0
-        spans = sorted((p.start, p.end) for p in marked if p.path == path)
-        for start, end in [*spans, (len(text), len(text))]:
+        for start, end in [*sorted(spans[path]), (len(text), len(text))]:
             yield from text[at:start].split()
             at = end
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ import transformers
 from coolfusion.backends.huggingface.causal import TransformersBackend
 from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
 from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
+from coolfusion.backends.huggingface.templates.rendering import template_of
 from coolfusion.backends.source import Source
 from coolfusion.documents import check_quick_to_read
-from coolfusion.errors import CoolfusionError, LoadError, PromptError
+from coolfusion.errors import CoolfusionError, LoadError
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
-from coolfusion.tokenization.prompts import Message
-from coolfusion.tokenization.typed_text import ChatTemplate
 
 
 def load_source(
@@ -77,7 +76,7 @@ def load_tokenizer(
         )
     end_ids = [loaded.eos_token_id] if loaded.eos_token_id is not None else []
     return HuggingFaceTokenizer(
-        backend, end_ids=end_ids, template=_template_of(loaded), lossy_ok=lossy_ok
+        backend, end_ids=end_ids, template=template_of(loaded), lossy_ok=lossy_ok
     )
 
 
@@ -183,23 +182,3 @@ def _check_folder(path: str | Path) -> None:
 def _explain(path: str | Path, what: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f'Cannot load the {what} of "{path}": {reason} Check that the folder or hub id is right and complete.'
-
-
-def _template_of(loaded: Any) -> ChatTemplate | None:
-    if getattr(loaded, "chat_template", None) is None:
-        return None
-
-    def render(messages: Sequence[Message]) -> str:
-        goes_on = messages[-1]["role"] == "assistant"
-        try:
-            rendered: str = loaded.apply_chat_template(
-                list(messages),
-                tokenize=False,
-                add_generation_prompt=not goes_on,
-                continue_final_message=goes_on,
-            )
-        except Exception as error:
-            raise PromptError(f"The chat template refuses these messages: {error}") from error
-        return rendered
-
-    return render
