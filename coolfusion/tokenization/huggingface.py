@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import final
+from typing import Any, final
 
 import regex
 import tokenizers
@@ -14,6 +12,8 @@ import tokenizers
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.tokenization.base import pieces_text
 from coolfusion.tokenization.chat import ChatEncoder
+from coolfusion.tokenization.literals import Literals, examples_of, faithful_copy, literals_of
+from coolfusion.tokenization.losses import Loss, find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
 from coolfusion.tokenization.token_bytes import token_pieces
 from coolfusion.tokenization.typed_text import ChatTemplate
@@ -24,18 +24,6 @@ from coolfusion.tokenization.typed_text import ChatTemplate
 _ANCHORS = ("", "\x01", "\n", ".", "a", "0")
 _BYTE_NAME = regex.compile(r"<0x[0-9A-Fa-f]{2}>")
 _IN_CONTEXT = ("a", " a", "1", "\n", "(", "the", " The")
-_MUST_SURVIVE = {
-    "runs of white space": "one  two   three",
-    "line breaks": "one\ntwo\n\n\tthree\r\n    four",
-    "a leading space": " one",
-    "a trailing space": "one ",
-    "capital letters": "One TWO",
-    "punctuation": "It's (almost) \"done\", isn't it? 1,234.50 [x] {y} <z> a_b #c @d &e *f ~g `h` ^ \\ / |",
-    "accents": "na\u00efve caf\u00e9 \u00c5ngstr\u00f6m",
-    "other scripts": "\u65e5\u672c\u8a9e \u041f\u0440\u0438\u0432\u0435\u0442 \u0645\u0631\u062d\u0628\u0627",
-    "full-width forms": "\uff21\uff11",
-    "emoji": "ok \U0001f44d\U0001f3fd \U0001f469\u200d\U0001f680",
-}
 
 
 @final
@@ -43,9 +31,9 @@ class HuggingFaceTokenizer:
     """A ``tokenizers.Tokenizer`` behind the seam of ``coolfusion.tokenization.base``.
 
     ``end_ids`` are all ids that end a response. ``template`` renders chat messages to text (None:
-    raw prompts only). Raises ``LossyTokenizerError`` for a tokenizer that cannot reproduce text,
-    unless ``lossy_ok``. ``losses`` names what it cannot reproduce. The given tokenizer is never
-    altered.
+    raw prompts only). ``losses`` names what it cannot reproduce of a text. Raises
+    ``LossyTokenizerError`` if texts that people write hold any of that (``ordinary_losses``), unless
+    ``lossy_ok``. The given tokenizer is never altered.
     """
 
     def __init__(
@@ -56,20 +44,21 @@ class HuggingFaceTokenizer:
         template: ChatTemplate | None = None,
         lossy_ok: bool = False,
     ) -> None:
-        self._plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-        self._plain.no_truncation()
-        self._plain.no_padding()
-        self._plain.encode_special_tokens = True
+        self._plain, spec = faithful_copy(tokenizer)
         self._chat = ChatEncoder(tokenizer, template) if template else None
-        self._pieces = token_pieces(self._plain)
+        self._pieces = token_pieces(self._plain, spec)
         self.end_ids = frozenset(end_ids)
-        self._taken = _taken_names(self._plain, self._pieces)
+        self._taken = _taken_names(self._plain, spec, self._pieces)
         self._anchors = self._choose_anchors()
+        self._apart = Literals({})
+        self._apart = literals_of(self._plain, self._pieces, self._trip)
         self.encode = lru_cache(maxsize=4096)(self._encode)
-        self.losses = self._find_losses()
-        if self.losses and not lossy_ok:
+        losses = self._find_losses()
+        self.losses = tuple(map(str, losses))
+        self.ordinary_losses = tuple(str(loss) for loss in losses if loss.ordinary)
+        if self.ordinary_losses and not lossy_ok:
             raise LossyTokenizerError(
-                f"This tokenizer loses {'; '.join(self.losses)}. Fused text would be altered by "
+                f"This tokenizer loses {'; '.join(self.ordinary_losses)}. Fused text would be altered by "
                 "it. Leave this source out, or pass lossy_ok=True to use it all the same."
             )
 
@@ -102,10 +91,16 @@ class HuggingFaceTokenizer:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         """Ids of ``text`` in context. Names of control and byte tokens in it stay text."""
+        ids: tuple[int, ...] = ()
+        for part, literal in self._apart.parts(text):
+            ids += self._encode_around_names(part) + literal
+        return ids
+
+    def _encode_around_names(self, text: str) -> tuple[int, ...]:
         taken = self._taken.search(text) if self._taken else None
         if taken:
             cut = taken.start() + 1
-            return self._encode_part(text[:cut]) + self._encode(text[cut:])
+            return self._encode_part(text[:cut]) + self._encode_around_names(text[cut:])
         return self._encode_part(text)
 
     def _encode_part(self, text: str) -> tuple[int, ...]:
@@ -128,8 +123,9 @@ class HuggingFaceTokenizer:
             raise PromptError(
                 "The prompt is empty, so there is nothing to continue. Give some text."
             )
-        taken = self._taken.search(prompt) if self._taken else None
-        head = prompt[: taken.start() + 1] if taken else prompt
+        head = prompt[: self._apart.first_in(prompt)]
+        taken = self._taken.search(head) if self._taken else None
+        head = head[: taken.start() + 1] if taken else head
         encoding = self._plain.encode(head, add_special_tokens=True)
         ids = list(encoding.ids)
         mask = encoding.special_tokens_mask
@@ -137,6 +133,12 @@ class HuggingFaceTokenizer:
         while num_open and mask[num_open - 1] and ids[num_open - 1] in self.end_ids:
             num_open -= 1
         rest = self._encode(prompt[len(head) :])
+        if not rest and all(mask):
+            raise PromptError(
+                f"Nothing of the prompt {prompt[:40]!r} is left in this tokenizer's ids, so there is "
+                f"nothing to continue. It loses {'; '.join(self.losses)}. Give other text, or leave "
+                "this source out."
+            )
         return tuple(ids[:num_open]) + rest, tuple(ids[num_open:])
 
     def _encode_chat(self, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -163,28 +165,30 @@ class HuggingFaceTokenizer:
                 chosen.append((anchor, anchor_ids))
         return chosen
 
-    def _find_losses(self) -> tuple[str, ...]:
-        losses = []
-        for what, probe in _MUST_SURVIVE.items():
-            got = pieces_text(self, self._encode(probe))
-            if got not in (probe, unicodedata.normalize("NFC", probe)):
-                losses.append(f"{what} ({probe[:24]!r} became {got[:24]!r})")
-        return tuple(losses)
+    def _trip(self, text: str) -> str:
+        return pieces_text(self, self._encode(text))
+
+    def _find_losses(self) -> tuple[Loss, ...]:
+        added = self._plain.get_added_tokens_decoder().values()
+        suspects = suspicious(self._plain, self._pieces)
+        return find_losses(self._trip, examples_of(added), suspects)
 
 
 def _taken_names(
-    tokenizer: tokenizers.Tokenizer, pieces: Mapping[int, bytes | None]
+    tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any], pieces: Mapping[int, bytes | None]
 ) -> regex.Pattern[str] | None:
-    """A pattern of the names of control and byte tokens; None unless it is a Unigram model.
+    """A pattern of the names of control and byte tokens, if the model matches names literally.
 
-    A Unigram model matches every entry of its vocabulary literally. In it the text "<0x41>" would
-    become the byte token of "A".
+    In a Unigram model the text "<0x41>" would become the byte token of "A". A BPE model that
+    ignores merges matches whole words in this way.
     """
-    if json.loads(tokenizer.to_str())["model"]["type"] != "Unigram":
+    if spec["model"]["type"] != "Unigram" and not spec["model"].get("ignore_merges"):
         return None
+    # Added tokens that are not in the vocabulary of a BPE model are never matched by it.
+    unigram = spec["model"]["type"] == "Unigram"
     names = [
         name
-        for name, token_id in tokenizer.get_vocab(with_added_tokens=True).items()
+        for name, token_id in tokenizer.get_vocab(with_added_tokens=unigram).items()
         if pieces.get(token_id) is None or _BYTE_NAME.fullmatch(name)
     ]
     return regex.compile("|".join(map(regex.escape, sorted(names)))) if names else None

@@ -7,7 +7,6 @@ none of these faults, and its entries can be joined in any order.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,12 +19,14 @@ Stage = Callable[[bytes], bytes]
 _BYTE_TOKEN = regex.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
-def token_pieces(tokenizer: tokenizers.Tokenizer) -> dict[int, bytes | None]:
+def token_pieces(
+    tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any]
+) -> dict[int, bytes | None]:
     """Map every id to its bytes, special tokens to None.
 
-    Raises ``LoadError`` for a decoder whose tokens have no bytes in isolation.
+    ``spec`` is the tokenizer's own, as it writes itself. Raises ``LoadError`` for a decoder whose
+    tokens have no bytes in isolation.
     """
-    spec = json.loads(tokenizer.to_str())
     stages = _stages(spec.get("decoder"))
     pieces: dict[int, bytes | None] = {}
     for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():

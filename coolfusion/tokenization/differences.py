@@ -1,0 +1,93 @@
+"""What one text has lost of another, by kinds: white space, case, accents, characters."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from coolfusion.tokenization.code_points import kind_of
+
+_SPACES = " \t\n\r"
+
+
+def same(text: str, got: str) -> bool:
+    """Whether both are one text in normalisation form C."""
+    return got == text or unicodedata.normalize("NFC", got) == unicodedata.normalize("NFC", text)
+
+
+def differences(text: str, got: str) -> Iterator[tuple[str, str]]:
+    """What ``got`` has lost of ``text`` or added to it: kinds, each with its characters."""
+    text, got = (unicodedata.normalize("NFC", each) for each in (text, got))
+    edits = SequenceMatcher(None, text, got, autojunk=False).get_opcodes()
+    for tag, low, high, start, end in edits:
+        if tag == "equal":
+            continue
+        old, new = text[low:high], got[start:end]
+        around = text[low - 1 : low] + text[high : high + 1]
+        if len(old) == len(new):
+            for one, other in zip(old, new, strict=True):
+                if one != other:
+                    yield from _changed(one, other, low == 0, high == len(text), around)
+        else:
+            yield from _changed(old, new, low == 0, high == len(text), around)
+
+
+def _changed(old: str, new: str, first: bool, last: bool, around: str) -> Iterator[tuple[str, str]]:
+    """Kinds of one change of ``old`` into ``new``, at the ``first`` or ``last`` place of a text."""
+    signs, other_signs = _without_spaces(old), _without_spaces(new)
+    gone, came = ("".join(char for char in each if char in _SPACES) for each in (old, new))
+    # What became a space is lost itself; no space was added.
+    if gone != came and not (signs and not gone and not other_signs):
+        yield _space_kind(gone, came, first, last, around), gone
+    if signs != other_signs:
+        yield from _sign_kinds(signs, other_signs)
+
+
+def _space_kind(gone: str, came: str, first: bool, last: bool, around: str) -> str:
+    for char, kind in (("\n", "line breaks"), ("\r", "line breaks"), ("\t", "tabs")):
+        if char in gone:
+            return kind
+    if first or last:
+        return "a leading space" if first else "a trailing space"
+    if not gone:
+        return "words without a space between them"
+    lonely = not came and len(gone) == 1 and not any(char in _SPACES for char in around)
+    return "single spaces" if lonely else "runs of white space"
+
+
+def _sign_kinds(old: str, new: str) -> Iterator[tuple[str, str]]:
+    if not old:
+        yield "text that appears", ""
+    elif unicodedata.normalize("NFKC", old) == new:
+        yield "full-width and other compatible forms", old
+    elif new and _bare(old).casefold() == _bare(new).casefold():
+        if _bare(old) != _bare(new):
+            yield "capital letters", old
+        if len(_marks(old)) != len(_marks(new)) or _bare(old) == _bare(new):
+            yield "accents", old
+    elif new and _compatible(old) == _compatible(new):
+        yield "full-width and other compatible forms", old
+    else:
+        for char in old:
+            if char not in new or len(old) > len(new):
+                yield kind_of(char), char
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(char for char in text if char not in _SPACES)
+
+
+def _marks(text: str) -> str:
+    decomposed = unicodedata.normalize("NFD", text)
+    return "".join(char for char in decomposed if unicodedata.category(char) == "Mn")
+
+
+def _bare(text: str) -> str:
+    """The text without accents."""
+    decomposed = unicodedata.normalize("NFD", text)
+    return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+
+
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()

@@ -1,0 +1,122 @@
+"""Texts that the library would alter where they stand, encoded apart from the text around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, final
+
+import regex
+import tokenizers
+
+from coolfusion.tokenization.code_points import rare_characters
+from coolfusion.tokenization.losses import Trip, altered, inside
+
+Ids = tuple[int, ...]
+_ALIKE = 12  # added tokens of equal properties that are tried
+
+
+@final
+class Literals:
+    """Strings with ids of their own: ``ids`` maps each to what it is encoded to.
+
+    The longest one at a place counts, and the first place. Those ``as_words`` count only where no
+    letter, digit or underscore stands beside them.
+    """
+
+    def __init__(self, ids: Mapping[str, Ids], as_words: Collection[str] = ()) -> None:
+        self._ids = dict(ids)
+        longest_first = sorted(ids, key=lambda each: (-len(each), each))
+        choices = [
+            rf"(?<!\w){regex.escape(each)}(?!\w)" if each in as_words else regex.escape(each)
+            for each in longest_first
+        ]
+        self._pattern = regex.compile("|".join(choices)) if choices else None
+
+    def first_in(self, text: str) -> int | None:
+        """Where the first of them begins in ``text``; None without any."""
+        found = self._pattern.search(text) if self._pattern else None
+        return found.start() if found else None
+
+    def parts(self, text: str) -> Iterator[tuple[str, Ids]]:
+        """The text between them, each part with the ids of the literal after it, if any."""
+        start = 0
+        for found in self._pattern.finditer(text) if self._pattern else ():
+            yield text[start : found.start()], self._ids[found.group()]
+            start = found.end()
+        yield text[start:], ()
+
+
+def faithful_copy(tokenizer: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """A copy that gives each text its own ids, and its specification.
+
+    It keeps the names of special tokens as text. Other added tokens take no white space with
+    them, and are found in the text as it stands. Merges are never dropped at random.
+    """
+    written = tokenizer.to_str()
+    spec: dict[str, Any] = json.loads(written)
+    changed = bool(spec["model"].get("dropout"))
+    if changed:
+        spec["model"]["dropout"] = None
+    for token in spec["added_tokens"]:
+        changed |= not token["special"] and _keep_what_is_around(token, tokenizer)
+    copy = tokenizers.Tokenizer.from_str(json.dumps(spec) if changed else written)
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True
+    return copy, spec
+
+
+def _keep_what_is_around(token: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> bool:
+    """Make an added token stand for its own text alone; whether that changes anything."""
+    # A normaliser that puts a word mark before each text does so to the token, too. It then
+    # stands for the space before it as well, and nothing spells that.
+    moved = token["normalized"] and tokenizer.normalizer is not None
+    moved = moved and tokenizer.normalizer.normalize_str(token["content"]) != token["content"]
+    wanted = {"lstrip": False, "rstrip": False} | ({"normalized": False} if moved else {})
+    changed = any(token[key] != value for key, value in wanted.items())
+    token.update(wanted)
+    return changed
+
+
+def literals_of(
+    tokenizer: tokenizers.Tokenizer, pieces: Mapping[int, bytes | None], trip: Trip
+) -> Literals:
+    """The added tokens and rare characters that are altered where they stand in a text.
+
+    ``trip`` encodes a text and spells it again. A character is one of them if byte tokens spell
+    it.
+    """
+    # The text after an added token is encoded like a whole one, with a space before it in some
+    # tokenizers. Between literals every part is encoded in context.
+    own = {token.content: (i,) for i, token in _added(tokenizer) if not token.special}
+    of_byte = _byte_tokens(pieces)
+    ids = {
+        char: tuple(of_byte[byte] for byte in char.encode())
+        for char in altered(rare_characters(), trip, inside)
+        if of_byte.keys() >= set(char.encode())
+    }
+    if ids or altered(examples_of(token for _, token in _added(tokenizer)), trip, inside):
+        ids |= own  # all of them: a rare character may stand in a name
+    return Literals(ids, {token.content for _, token in _added(tokenizer) if token.single_word})
+
+
+def examples_of(tokens: Iterable[tokenizers.AddedToken]) -> list[str]:
+    """Names of added tokens, at most a dozen of those that a tokenizer treats alike."""
+    chosen: dict[tuple[object, ...], list[str]] = {}
+    for token in tokens:
+        name = token.content
+        flags = (token.special, token.lstrip, token.rstrip, token.single_word, token.normalized)
+        edges = (name[:1].isalnum(), name[:1].isspace(), name[-1:].isalnum(), name[-1:].isspace())
+        alike = chosen.setdefault((flags, edges, name.isascii(), len(name) == 1), [])
+        if len(alike) < _ALIKE:
+            alike.append(name)
+    return [name for names in chosen.values() for name in names]
+
+
+def _added(tokenizer: tokenizers.Tokenizer) -> Iterable[tuple[int, tokenizers.AddedToken]]:
+    return tokenizer.get_added_tokens_decoder().items()
+
+
+def _byte_tokens(pieces: Mapping[int, bytes | None]) -> dict[int, int]:
+    return {piece[0]: token for token, piece in pieces.items() if piece and len(piece) == 1}
