@@ -48,11 +48,13 @@ def check_limits(sources: Sequence[Source]) -> None:
 def check_byte_faithful(sources: Sequence[Source], done: str) -> None:
     """Raise ``UsageError`` unless all sources can give exact byte probabilities.
 
-    A source must have a lossless tokenizer and whole next-token distributions. The message names
-    the first source without them. ``done`` is a participle for it, such as "mixed".
+    A source must have a tokenizer that keeps ordinary texts, and whole next-token distributions.
+    The message names the first source without them. ``done`` is a participle for it, such as
+    "mixed".
     """
     for source in sources:
-        losses = getattr(source.tokenizer, "losses", ())
+        rare = getattr(source.tokenizer, "rare_losses", ())
+        losses = [each for each in getattr(source.tokenizer, "losses", ()) if each not in rare]
         if losses:
             raise UsageError(
                 f'Source "{source.name}" cannot be {done}: its tokenizer loses {"; ".join(losses)}, '
@@ -75,7 +77,10 @@ def encoded_prompts(sources: Sequence[Source], prompt: Prompt) -> tuple[tuple[in
     check_prompt_names(prompt, [source.name for source in sources])
     encoded = []
     for source in sources:
-        ids = source.tokenizer.encode_prompt(prompt_for(prompt, source.name))
+        try:
+            ids = source.tokenizer.encode_prompt(prompt_for(prompt, source.name))
+        except PromptError as error:
+            raise PromptError(f'Source "{source.name}": {error}') from error
         limit = source.backend.context_length
         if not ids:
             raise PromptError(

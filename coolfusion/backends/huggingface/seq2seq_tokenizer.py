@@ -36,6 +36,11 @@ class EncoderDecoderTokenizer:
         return self._tokenizer.losses
 
     @property
+    def rare_losses(self) -> tuple[str, ...]:
+        """Those of the losses that hardly any text holds."""
+        return self._tokenizer.rare_losses
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether chat messages can be given to this tokenizer."""
         return self._tokenizer.has_chat_template
