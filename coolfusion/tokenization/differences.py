@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from coolfusion.tokenization.code_points import kind_of
 
@@ -19,17 +20,20 @@ def same(text: str, got: str) -> bool:
 def differences(text: str, got: str) -> Iterator[tuple[str, str]]:
     """What ``got`` has lost of ``text`` or added to it: kinds, each with its characters."""
     text, got = (unicodedata.normalize("NFC", each) for each in (text, got))
-    edits = SequenceMatcher(None, text, got, autojunk=False).get_opcodes()
+    if unicodedata.normalize("NFKC", text) == got:
+        yield from ((_compatible_kind(char), char) for char in text if _compatible(char) != char)
+        return
+    # Characters that differ by case, accent or form alone stand opposite each other.
+    folded, got_folded = ([_folded(char) for char in each] for each in (text, got))
+    edits = SequenceMatcher(None, folded, got_folded, autojunk=False).get_opcodes()
     for tag, low, high, start, end in edits:
-        if tag == "equal":
-            continue
         old, new = text[low:high], got[start:end]
-        around = text[low - 1 : low] + text[high : high + 1]
-        if len(old) == len(new):
+        if tag == "equal":
             for one, other in zip(old, new, strict=True):
                 if one != other:
-                    yield from _changed(one, other, low == 0, high == len(text), around)
+                    yield from _sign_kinds(one, other)
         else:
+            around = text[max(0, low - 1) : low] + text[high : high + 1]
             yield from _changed(old, new, low == 0, high == len(text), around)
 
 
@@ -59,15 +63,13 @@ def _space_kind(gone: str, came: str, first: bool, last: bool, around: str) -> s
 def _sign_kinds(old: str, new: str) -> Iterator[tuple[str, str]]:
     if not old:
         yield "text that appears", ""
-    elif unicodedata.normalize("NFKC", old) == new:
-        yield "full-width and other compatible forms", old
+    elif new and _compatible(old) == new:
+        yield from ((_compatible_kind(char), char) for char in old if _compatible(char) != char)
     elif new and _bare(old).casefold() == _bare(new).casefold():
         if _bare(old) != _bare(new):
             yield "capital letters", old
-        if len(_marks(old)) != len(_marks(new)) or _bare(old) == _bare(new):
+        if _marks(old) != _marks(new):
             yield "accents", old
-    elif new and _compatible(old) == _compatible(new):
-        yield "full-width and other compatible forms", old
     else:
         for char in old:
             if char not in new or len(old) > len(new):
@@ -76,6 +78,20 @@ def _sign_kinds(old: str, new: str) -> Iterator[tuple[str, str]]:
 
 def _without_spaces(text: str) -> str:
     return "".join(char for char in text if char not in _SPACES)
+
+
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
+
+
+def _compatible_kind(char: str) -> str:
+    kind = kind_of(char)
+    return kind if kind == "special spaces" else "full-width and other compatible forms"
+
+
+@lru_cache(maxsize=4096)
+def _folded(char: str) -> str:
+    return _bare(_compatible(char)).casefold() or char
 
 
 def _marks(text: str) -> str:
@@ -87,7 +103,3 @@ def _bare(text: str) -> str:
     """The text without accents."""
     decomposed = unicodedata.normalize("NFD", text)
     return "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
-
-
-def _compatible(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()

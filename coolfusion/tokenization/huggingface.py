@@ -12,7 +12,13 @@ import tokenizers
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.tokenization.base import pieces_text
 from coolfusion.tokenization.chat import ChatEncoder
-from coolfusion.tokenization.literals import Literals, examples_of, faithful_copy, literals_of
+from coolfusion.tokenization.literals import (
+    Literals,
+    examples_of,
+    faithful_copy,
+    literals_of,
+    without_names,
+)
 from coolfusion.tokenization.losses import Loss, find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
 from coolfusion.tokenization.token_bytes import token_pieces
@@ -32,8 +38,8 @@ class HuggingFaceTokenizer:
 
     ``end_ids`` are all ids that end a response. ``template`` renders chat messages to text (None:
     raw prompts only). ``losses`` names what it cannot reproduce of a text. Raises
-    ``LossyTokenizerError`` if texts that people write hold any of that (``ordinary_losses``), unless
-    ``lossy_ok``. The given tokenizer is never altered.
+    ``LossyTokenizerError`` unless that is all rare (``rare_losses``: code points that hardly any
+    text holds) or ``lossy_ok``. The given tokenizer is never altered.
     """
 
     def __init__(
@@ -52,13 +58,16 @@ class HuggingFaceTokenizer:
         self._anchors = self._choose_anchors()
         self._apart = Literals({})
         self._apart = literals_of(self._plain, self._pieces, self._trip)
+        if self._apart.names:
+            self._plain = without_names(self._plain)
         self.encode = lru_cache(maxsize=4096)(self._encode)
         losses = self._find_losses()
         self.losses = tuple(map(str, losses))
-        self.ordinary_losses = tuple(str(loss) for loss in losses if loss.ordinary)
-        if self.ordinary_losses and not lossy_ok:
+        self.rare_losses = tuple(str(loss) for loss in losses if not loss.ordinary)
+        ordinary = [str(loss) for loss in losses if loss.ordinary]
+        if ordinary and not lossy_ok:
             raise LossyTokenizerError(
-                f"This tokenizer loses {'; '.join(self.ordinary_losses)}. Fused text would be altered by "
+                f"This tokenizer loses {'; '.join(ordinary)}. Fused text would be altered by "
                 "it. Leave this source out, or pass lossy_ok=True to use it all the same."
             )
 

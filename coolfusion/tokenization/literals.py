@@ -9,7 +9,7 @@ from typing import Any, final
 import regex
 import tokenizers
 
-from coolfusion.tokenization.code_points import rare_characters
+from coolfusion.tokenization.code_points import alike, rare_characters
 from coolfusion.tokenization.losses import Trip, altered, inside
 
 Ids = tuple[int, ...]
@@ -18,20 +18,35 @@ _ALIKE = 12  # added tokens of equal properties that are tried
 
 @final
 class Literals:
-    """Strings with ids of their own: ``ids`` maps each to what it is encoded to.
+    """Added tokens with an id each, and characters that are spelled by byte tokens.
 
-    The longest one at a place counts, and the first place. Those ``as_words`` count only where no
-    letter, digit or underscore stands beside them.
+    ``spelled`` holds the characters, and ``of_byte`` the token of each byte. The first name in a
+    text counts, and the longest one there. Names ``as_words`` count only where no letter, digit
+    or underscore stands beside them.
     """
 
-    def __init__(self, ids: Mapping[str, Ids], as_words: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        ids: Mapping[str, int],
+        as_words: Collection[str] = (),
+        spelled: str = "",
+        of_byte: Mapping[int, int] | None = None,
+    ) -> None:
         self._ids = dict(ids)
+        self._of_byte = dict(of_byte or {})
         longest_first = sorted(ids, key=lambda each: (-len(each), each))
         choices = [
             rf"(?<!\w){regex.escape(each)}(?!\w)" if each in as_words else regex.escape(each)
             for each in longest_first
         ]
+        if spelled:
+            choices.append(f"[{alike(spelled)}]")
         self._pattern = regex.compile("|".join(choices)) if choices else None
+
+    @property
+    def names(self) -> Collection[str]:
+        """The added tokens that are found here, and need not be found by anything else."""
+        return self._ids.keys()
 
     def first_in(self, text: str) -> int | None:
         """Where the first of them begins in ``text``; None without any."""
@@ -42,9 +57,14 @@ class Literals:
         """The text between them, each part with the ids of the literal after it, if any."""
         start = 0
         for found in self._pattern.finditer(text) if self._pattern else ():
-            yield text[start : found.start()], self._ids[found.group()]
+            yield text[start : found.start()], self._ids_of(found.group())
             start = found.end()
         yield text[start:], ()
+
+    def _ids_of(self, literal: str) -> Ids:
+        if literal in self._ids:
+            return (self._ids[literal],)
+        return tuple(self._of_byte[byte] for byte in literal.encode())
 
 
 def faithful_copy(tokenizer: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -87,18 +107,30 @@ def literals_of(
     ``trip`` encodes a text and spells it again. A character is one of them if byte tokens spell
     it.
     """
+    if altered(["x"], trip, inside):
+        return Literals({})  # nothing survives as it is
     # The text after an added token is encoded like a whole one, with a space before it in some
     # tokenizers. Between literals every part is encoded in context.
-    own = {token.content: (i,) for i, token in _added(tokenizer) if not token.special}
-    of_byte = _byte_tokens(pieces)
-    ids = {
-        char: tuple(of_byte[byte] for byte in char.encode())
-        for char in altered(rare_characters(), trip, inside)
-        if of_byte.keys() >= set(char.encode())
-    }
-    if ids or altered(examples_of(token for _, token in _added(tokenizer)), trip, inside):
-        ids |= own  # all of them: a rare character may stand in a name
-    return Literals(ids, {token.content for _, token in _added(tokenizer) if token.single_word})
+    added = tokenizer.get_added_tokens_decoder()
+    own = {token.content: i for i, token in added.items() if not token.special}
+    of_byte = {piece[0]: token for token, piece in pieces.items() if piece and len(piece) == 1}
+    lost = altered(rare_characters(), trip, inside)
+    spelled = "".join(char for char in lost if of_byte.keys() >= set(char.encode()))
+    if not altered(examples_of(added.values()), trip, inside):
+        # Tokens are found where they stand, unless a part of their names is spelled by bytes.
+        own = {name: i for name, i in own.items() if not set(name).isdisjoint(spelled)}
+    words = {token.content for token in added.values() if token.single_word}
+    return Literals(own, words, spelled, of_byte)
+
+
+def without_names(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy that finds no added tokens in a text."""
+    spec = json.loads(tokenizer.to_str())
+    for token in spec["added_tokens"]:
+        token["special"] = True  # names of special tokens are kept as text
+    copy = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    copy.encode_special_tokens = True
+    return copy
 
 
 def examples_of(tokens: Iterable[tokenizers.AddedToken]) -> list[str]:
@@ -112,11 +144,3 @@ def examples_of(tokens: Iterable[tokenizers.AddedToken]) -> list[str]:
         if len(alike) < _ALIKE:
             alike.append(name)
     return [name for names in chosen.values() for name in names]
-
-
-def _added(tokenizer: tokenizers.Tokenizer) -> Iterable[tuple[int, tokenizers.AddedToken]]:
-    return tokenizer.get_added_tokens_decoder().items()
-
-
-def _byte_tokens(pieces: Mapping[int, bytes | None]) -> dict[int, int]:
-    return {piece[0]: token for token, piece in pieces.items() if piece and len(piece) == 1}

@@ -15,6 +15,7 @@ from coolfusion.tokenization.code_points import (
     rare_characters,
     sample_characters,
     shown,
+    special_spaces,
 )
 from coolfusion.tokenization.differences import differences, same
 
@@ -114,7 +115,7 @@ def find_losses(
         (added, inside),
     ):
         tried += [(text, trip(text)) for text in map(contexts, altered(strings, trip, contexts))]
-    for edge in at_the_edges((*rare_characters(), *added[:_CHUNK]), trip):
+    for edge in at_the_edges((*rare_characters(), *special_spaces(), *added[:_CHUNK]), trip):
         tried += [(text, trip(text)) for text in (edge, f"{edge}b", f"a{edge}", f" {edge} ")]
     return _named(tried)
 
