@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from coolfusion.cli.rows import TAKEN
+from coolfusion.decoding.commit import interrupted
 from coolfusion.decoding.segments.decoder import SegmentDecoder
+from coolfusion.errors import SourceError
 from tests.cli.conftest import QUESTION, Run
 
 ROWS: list[Any] = [
@@ -265,3 +267,34 @@ def test_a_failed_row_is_written_once(run: Run, source: list[object], tmp_path: 
     for _ in range(2):
         assert run(*source, "--input", rows, "--output", out).code == 1
     assert set(rows_of(out)) == {0, 1}
+
+
+def test_a_failing_source_ends_its_own_row_and_keeps_the_text_before(
+    run: Run, source: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, out = write(tmp_path / "in", ROWS[:3]), tmp_path / "out"
+    whole = tmp_path / "whole"
+    assert run(*source, "--input", rows, "--output", whole).code == 0
+    wanted = rows_of(whole)
+    original = SegmentDecoder.commit
+    started: list[Any] = []
+
+    def failing(self: SegmentDecoder, state: Any, step: Any) -> Any:
+        started.append(state.sequence_id)
+        if state.sequence_id == min(started) and state.num_steps == 1:
+            raise interrupted(state, ("sums",), SourceError("it broke"), "sums")
+        return original(self, state, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SegmentDecoder, "commit", failing)
+        got = run(*source, "--on-source-error", "raise", "--input", rows, "--output", out)
+    assert got.code == 1
+    assert "1 of 3 rows" in got.err
+    answers = rows_of(out)
+    (failed,) = [row for row in answers if "error" in answers[row]]
+    assert answers[failed]["error"] == 'Source "sums": it broke'
+    assert answers[failed]["stop_reason"] == "interrupted"
+    assert answers[failed]["text"]
+    assert wanted[failed]["text"].startswith(answers[failed]["text"])
+    for row in answers.keys() - {failed}:
+        assert answers[row]["text"] == wanted[row]["text"]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from coolfusion import CoolfusionError, Request, SegmentDecoder, Source, UsageError, tuning
+from coolfusion.config.file import write_fusion_file
 from coolfusion.config.options import FusionConfig
 from coolfusion.evaluation import EvaluationPlan, Record, Task, evaluate, make_task, metric_named
 from coolfusion.evaluation.likelihood import log_likelihoods
@@ -350,3 +351,70 @@ def test_a_row_that_a_source_cannot_score_is_left_out(sources: list[Source]) -> 
     report = tune(short, REFERENCES, TuningPlan("perplexity", num_trials=2, held_out=0))
     assert 0 < report.num_used[0] < 4
     assert any("b" in text and "row" in text for text in report.failures)
+
+
+class Forgetful:
+    """A backend whose costs depend on how often it was asked since it was made, as with a cache."""
+
+    def __init__(self, source: Source) -> None:
+        self.inner, self.num_calls = source.backend, 0
+        self.vocab_size, self.context_length = self.inner.vocab_size, self.inner.context_length
+
+    def score(self, queries: Any) -> Any:
+        return [self.charged(answer) for answer in self.inner.score(queries)]
+
+    def draft(self, queries: Any, num_tokens: int) -> Any:
+        return [self.charged(answer) for answer in self.inner.draft(queries, num_tokens)]
+
+    def charged(self, answer: Any) -> Any:
+        self.num_calls += 1
+        return replace(answer, num_forwarded=1 + 100 // self.num_calls)
+
+
+def test_a_run_killed_anywhere_and_resumed_writes_the_same_files(
+    sources: list[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With guesses by the clock, and costs that depend on what was asked before."""
+    task = replace(TASK, rows=TASK.rows[:2])
+    plan = TuningPlan("last_number", num_trials=3, held_out=0)
+
+    def files(record: Record) -> list[bytes]:
+        fresh = [replace(source, backend=Forgetful(source)) for source in sources]
+        report = tuning.tune(fresh, task, plan, request=Request(max_new_tokens=12), record=record)
+        assert len({round(trial.score or 0, 9) for trial in report.trials}) < len(report.trials)
+        write_fusion_file(tmp_path / "fusion.toml", report.best)
+        told = json.dumps(as_dict(report))
+        return [
+            (tmp_path / "fusion.toml").read_bytes(),
+            as_markdown(report).encode(),
+            told.encode(),
+        ]
+
+    wanted, add = files(Record()), Record.add
+    num_outcomes = 0
+
+    def killed_at(place: int) -> Callable[[Record, Any], None]:
+        count = 0
+
+        def stopping(self: Record, outcome: Any) -> None:
+            nonlocal count
+            count += 1
+            if count > place:
+                raise Killed
+            add(self, outcome)
+
+        return stopping
+
+    while True:
+        path = tmp_path / f"{num_outcomes}.jsonl"
+        monkeypatch.setattr(Record, "add", killed_at(num_outcomes))
+        try:
+            with Record(path, {"seed": 0}) as record:
+                files(record)
+            break
+        except Killed:
+            monkeypatch.setattr(Record, "add", add)
+            with Record(path, {"seed": 0}) as record:
+                assert files(record) == wanted
+            num_outcomes += 1
+    assert num_outcomes > 8
