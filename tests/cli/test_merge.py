@@ -222,3 +222,51 @@ def test_sizes() -> None:
     for wrong in ("", "GB", "-1GB", "0", "5XB", "3GiB"):
         with pytest.raises(UsageError):
             parse_size(wrong)
+
+
+HOSTILE: dict[str, str] = {
+    "brackets": "models = " + "[" * 100_000,
+    "chain": 'method = "linear"\nmodels = ["m0"]\n'
+    + "".join(
+        f'[merge.m{n}]\nmethod = "linear"\nmodels = ["m{n + 1}"]\n' for n in range(1_499)
+    )
+    + '[merge.m1499]\nmethod = "linear"\nmodels = ["a"]\n',
+    "huge weights": 'method = "linear"\nmodels = ["a", "b"]\nweights = [1e308, 1e308]',
+    "keys": "a." * 20_000 + "b = 1",
+    "nothing left": 'method = "linear"\nmodels = ["a", "b"]\nignore = ["*"]',
+    "dates": 'method = "linear"\nmodels = [1979-05-27]',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_recipes_are_the_callers_mistake(run: Run, three: Path, name: str) -> None:
+    (three / "recipe.toml").write_text(HOSTILE[name])
+    got = run("merge", "--recipe", "recipe.toml", "--output", "out")
+    assert got.code == 2
+    assert got.err.startswith("coolfusion: error: ")
+    assert len(got.err) < 1_000
+    assert not (three / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--ignore *",
+        "--ignore *.weight --ignore *",
+        "--weights 1e308,1e308",
+        "--weights 1,-1",
+        "--weights nan,1",
+        "--weights inf,1",
+        "--seed -1",
+        "--seed 99999999999999999999999",
+        "--max-shard-size 0",
+        "--dtype int8",
+        "--recipe none.toml",
+    ],
+)
+def test_hostile_options_are_the_callers_mistake(run: Run, three: Path, options: str) -> None:
+    command = ["merge", "--method", "linear", "-m", "a", "-m", "b", "--output", "out"]
+    got = run(*command, *options.split())
+    assert got.code == 2
+    assert "Traceback" not in got.err
+    assert sorted(path.name for path in three.iterdir()) == ["a", "b", "base"]

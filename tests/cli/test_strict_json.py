@@ -16,7 +16,7 @@ from coolfusion.cli.rows import AnswerFile, Printed
 from coolfusion.cli.tasks import show_report
 from coolfusion.config.file import read_fusion_file, write_fusion_file
 from coolfusion.config.options import FusionConfig
-from coolfusion.documents import json_text
+from coolfusion.documents import json_text, number_from
 from coolfusion.errors import UsageError
 from coolfusion.evaluation import Record, as_dict, as_markdown
 from coolfusion.evaluation.records import Outcome
@@ -119,7 +119,8 @@ def test_reports(folder: Path, number: float, name: str) -> None:
     strict(json_text(tuning_dict(replace(TUNING, task=name, trials=(trial,)))))
     alone = (replace(RESULT.alone[0], parts=(number,), seconds=number), RESULT.alone[1])
     write_report(replace(RESULT, measures=(name, "b"), experts=(name, "c"), alone=alone), folder)
-    strict((folder / "report.json").read_text("utf-8"))
+    data = strict((folder / "report.json").read_text("utf-8"))
+    assert repr(number_from(data["alone"][0]["seconds"])) == repr(number)
     (folder / "report.md").read_bytes().decode("utf-8")
 
 
