@@ -20,6 +20,7 @@ import os
 import re
 import stat
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -214,6 +215,15 @@ def quoted(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) and len(value) <= SHOWN else shown(value)
 
 
+def visible(text: str) -> str:
+    """``text`` in one line, in which nothing is invisible.
+
+    Control and format characters, line ends, half characters and what is no character become
+    escapes such as ``\\x1b``. Joiners stay, since scripts and emoji need them.
+    """
+    return "".join(_escape(char) if _is_hidden(char) else char for char in text)
+
+
 def _key(key: Any) -> Any:
     return key if isinstance(key, str) else json_ready(key)
 
@@ -247,3 +257,15 @@ def _check_depth(value: Any) -> None:
 
 def _too_deep() -> ValueError:
     return ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _is_hidden(char: str) -> bool:
+    if " " <= char <= "~" or char in "\u200c\u200d":
+        return False
+    number = ord(char)
+    is_nothing = number & 0xFFFE == 0xFFFE or 0xFDD0 <= number <= 0xFDEF
+    return is_nothing or unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -8,8 +8,9 @@ nothing in them is invisible.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
+
+from coolfusion.documents import visible
 
 MAX_SHOWN = 10  # entries of a note that are spelled out; all of them are in the JSON
 
@@ -68,15 +69,6 @@ def markdown_text(text: str) -> str:
     return re.sub(r"^\s|\s$", lambda space: f"&#{ord(space[0])};", text)  # else it is cut off
 
 
-def visible(text: str) -> str:
-    """``text`` in one line, in which nothing is invisible.
-
-    Control and format characters, line ends, half characters and what is no character become
-    escapes such as ``\\x1b``. Joiners stay, since scripts and emoji need them.
-    """
-    return "".join(_escape(char) if _is_hidden(char) else char for char in text)
-
-
 def note(what: str, entries: Sequence[str], separator: str = "; ") -> list[str]:
     """A sentence that lists the first ``MAX_SHOWN`` entries; no sentence where there are none."""
     if not entries:
@@ -115,15 +107,3 @@ def _cell(text: str) -> str:
 def _one_line(markdown: str) -> str:
     """Markdown in one line of a table that no bar of its own cuts."""
     return markdown.replace("|", "\\|").replace("\n", " ")
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
-
-
-def _is_hidden(char: str) -> bool:
-    if " " <= char <= "~" or char in "\u200c\u200d":
-        return False
-    number = ord(char)
-    is_nothing = number & 0xFFFE == 0xFFFE or 0xFDD0 <= number <= 0xFDEF
-    return is_nothing or unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")

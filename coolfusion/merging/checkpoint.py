@@ -83,4 +83,5 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
     """``config[key]``, or that of the text part of a multimodal configuration, else None."""
     if key in config:
         return config[key]
-    return (config.get("text_config") or {}).get(key)
+    part = config.get("text_config")
+    return part.get(key) if isinstance(part, Mapping) else None

@@ -8,7 +8,7 @@ is opened once, and each of its tensors is computed once. Nodes are nested at mo
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -228,9 +228,9 @@ def _names(top: Merge) -> dict[str, str]:
     written: Counter[str] = Counter()
     paths: set[str] = set()
     for merge in _merges(top):
-        waiting = list(nodes_inside(merge))
+        waiting = deque(nodes_inside(merge))
         while waiting:
-            node = waiting.pop(0)
+            node = waiting.popleft()
             if isinstance(node, Merge):
                 written[node.digest] += 1
                 continue

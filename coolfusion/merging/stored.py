@@ -183,7 +183,7 @@ def _vocabulary(path: Path) -> dict[int, str]:
         else:
             tokens = {number: piece for number, (piece, _) in enumerate(pieces)}
         return tokens | {int(t["id"]): t["content"] for t in data.get("added_tokens") or ()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise LoadError(
             f'"{path}" lists no vocabulary as the tokenizers library writes it ({error!r}). Fetch it again.'
         ) from error

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from coolfusion.evaluation.tables import visible
+from coolfusion.documents import visible
 from coolfusion.swarm.result import Iteration
 
 LARGEST = 1e300

@@ -227,9 +227,7 @@ def test_sizes() -> None:
 HOSTILE: dict[str, str] = {
     "brackets": "models = " + "[" * 100_000,
     "chain": 'method = "linear"\nmodels = ["m0"]\n'
-    + "".join(
-        f'[merge.m{n}]\nmethod = "linear"\nmodels = ["m{n + 1}"]\n' for n in range(1_499)
-    )
+    + "".join(f'[merge.m{n}]\nmethod = "linear"\nmodels = ["m{n + 1}"]\n' for n in range(1_499))
     + '[merge.m1499]\nmethod = "linear"\nmodels = ["a"]\n',
     "huge weights": 'method = "linear"\nmodels = ["a", "b"]\nweights = [1e308, 1e308]',
     "keys": "a." * 20_000 + "b = 1",

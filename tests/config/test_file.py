@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,63 @@ def test_a_model_is_loaded_as_its_file_says(tmp_path: Path, loaded: list[str]) -
 def test_one_model_may_be_named_without_a_list(loaded: list[str]) -> None:
     assert [s.name for s in FusionModel.from_pretrained("org/one").sources] == ["one"]
     assert loaded == ["org/one"]
+
+
+HOSTILE_TEXTS = {
+    "array": "models = " + "[" * 100_000,
+    "closed": "models = " + "[" * 300 + "]" * 300,
+    "tables": "weights = " + "{a = " * 50_000,
+    "key": "a." * 20_000 + "b = 1",
+    "heading": "[" + "a." * 20_000 + "b]",
+    "deep": "\n".join("[" + ".".join(["weights"] * depth) + "]" for depth in range(1, 100)),
+    "number": "temperature = 1" + "0" * 400,
+    "digits": "gate = 1" + "0" * 5_000,
+    "weight": "[weights]\na = 1" + "0" * 400,
+    "zero byte": "models = ['a\0']",
+    "infinity": "gate = inf",
+    "date": "boundary = 1979-05-27",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TEXTS)
+def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "fusion.toml"
+    file.write_text(HOSTILE_TEXTS[name])
+    with pytest.raises(UsageError, match=r"fusion\.toml") as caught:
+        read_fusion_file(file)
+    assert len(str(caught.value)) < 2_000
+
+
+def test_files_that_are_none_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    (tmp_path / "device.toml").symlink_to("/dev/zero")
+    (tmp_path / "dangling.toml").symlink_to("nowhere")
+    (tmp_path / "to pipe.toml").symlink_to("pipe.toml")
+    with (tmp_path / "huge.toml").open("wb") as file:
+        file.truncate(10**9)
+    names = [
+        *(path.name for path in tmp_path.iterdir()),
+        "x" * 5_000,
+        "a\0b",
+        "\ud800",
+        "huge.toml/x",
+    ]
+    for name in names:
+        with pytest.raises(UsageError, match="Cannot read the fusion file"):
+            read_fusion_file(tmp_path / name)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "fusion.toml")
+    with pytest.raises(UsageError, match="named pipe"):
+        read_fusion_file(folder)
+
+
+def test_names_that_no_file_can_hold_leave_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "fusion.toml"
+    write_fusion_file(file, FusionConfig(names=("a", "b")))
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="half a character"):
+        write_fusion_file(file, FusionConfig(names=("a", "\ud800")))
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["fusion.toml"]

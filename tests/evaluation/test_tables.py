@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coolfusion.documents import visible
 from coolfusion.evaluation.tables import (
     markdown_report,
     markdown_table,
     markdown_text,
     text_report,
-    visible,
 )
 from coolfusion.swarm.plot import plot
 from coolfusion.swarm.result import Iteration
