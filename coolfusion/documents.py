@@ -41,6 +41,7 @@ SHOWN = 200  # characters of a value that its error shows
 
 MODEL_FILES = frozenset(".json .jinja .txt .model .tiktoken .safetensors .py .bin .vocab".split())
 _STREAMS = ("/dev/", "/proc/")
+_PLAIN = (str, int, bool, type(None))
 _KEY_PART = r"""\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*"""
 _LONG_KEY = re.compile(f"(?:{_KEY_PART}){{{MAX_KEY_PARTS}}}", re.ASCII)
 _KINDS = (
@@ -58,12 +59,15 @@ def json_ready(value: Any) -> Any:
     ``float`` reads the texts back. Mappings and sequences are gone through, and numbers of other
     libraries become Python's; all else stays.
     """
-    if isinstance(value, (str, bool)) or value is None:
+    kind = type(value)  # which is quick to ask for, unlike the abstract classes below
+    if kind in _PLAIN or (kind is float and math.isfinite(value)):
         return value
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return {_key(key): json_ready(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_ready(entry) for entry in value]
+    if isinstance(value, str):
+        return value
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
@@ -100,7 +104,7 @@ def json_text(
             f"JSON cannot hold {shown(type(value).__name__)} data: {error}. Leave out what it cannot hold."
         ) from error
     # Half a character, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def parsed_json(text: str | bytes) -> Any:

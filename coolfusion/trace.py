@@ -29,7 +29,7 @@ class TraceWriter:
 
     def step(self, step: Step) -> None:
         """Record one step."""
-        self._write({"kind": "step", **step_to_dict(step)})
+        self._write({"kind": "step", **dataclasses.asdict(step)})
 
     def end(self, generation: Generation) -> None:
         """Close the response."""
