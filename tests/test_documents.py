@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,8 +116,10 @@ def test_toml_of_any_depth_is_refused(text: str) -> None:
 
 
 def test_toml_within_the_bounds_is_what_it_says() -> None:
-    text = ".".join(["a"] * MAX_KEY_PARTS) + " = [[1], {b = 'c.d.e'}]\n# a.b.c\n"
-    assert parsed_toml(text) == tomllib.loads(text)
+    data = parsed_toml(".".join(["a"] * MAX_KEY_PARTS) + " = [[1], {b = 'c.d.e'}]\n# a.b.c\n")
+    for _ in range(MAX_KEY_PARTS):
+        data = data["a"]
+    assert data == [[1], {"b": "c.d.e"}]
 
 
 def kinds(folder: Path) -> dict[str, Path]:

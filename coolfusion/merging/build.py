@@ -71,7 +71,7 @@ def merge(
     not fit together or an output that cannot be written. Raises ``CoolfusionError`` if writing
     fails. In all cases ``output`` is left as it was.
     """
-    recipe = MergeRecipe(recipe) if isinstance(recipe, Merge) else recipe
+    recipe = recipe if isinstance(recipe, MergeRecipe) else MergeRecipe(recipe)
     target = Path(os.path.abspath(output))
     remove_leftovers(target)
     check_output(target, overwrite=overwrite)

@@ -87,9 +87,9 @@ def check_place(output: Path, written: Path) -> None:
     """Raise ``UsageError`` if there can be no folder ``output``, or ``written`` is closed to writing."""
     try:
         os.lstat(output)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:  # too long, below a file, with a zero byte
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # said below, where there is no folder for it
+    except (OSError, ValueError) as error:  # too long, or with a zero byte
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f'Cannot write "{output}": {reason}. Give another path.') from error
     if not output.parent.is_dir():

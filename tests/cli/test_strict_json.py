@@ -25,7 +25,6 @@ from coolfusion.swarm.report import write_report
 from coolfusion.trace import TraceWriter, read_trace, write_trace
 from coolfusion.tuning import as_dict as tuning_dict
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
-from tests.cli.conftest import QUESTION, Run
 from tests.evaluation.test_report import REPORT
 from tests.swarm.test_report import RESULT
 from tests.test_documents import TEXTS, strict
@@ -137,22 +136,19 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         assert strict(printed) if as_json else printed == "text\n"
 
 
-def test_rows_with_numbers_that_json_lacks(
-    run: Run, models: dict[str, Path], tmp_path: Path
-) -> None:
-    """Python's reader takes them, and what is carried along is written as text."""
-    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
-    line = f'{{"prompt": "{QUESTION}", "mine": [Infinity, NaN, -1e999], "half": "\\ud800"}}\n'
-    rows.write_text(line)
-    command = ["generate", "-m", models["sums"], "--max-new-tokens", 2, "--input", rows]
-    got = run(*command, "--output", out)
-    assert got.code == 0, got.err
-    (record,) = lines_of(out)
-    assert (record["mine"], record["half"]) == (["inf", None, "-inf"], "\ud800")
-    before = out.read_bytes()
-    assert run(*command, "--output", out).code == 0
-    assert out.read_bytes() == before
-    assert strict(run(*command, "-q").out)["mine"] == ["inf", None, "-inf"]
+def test_answers_carry_what_json_lacks_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    record = {
+        "id": "\ud800",
+        "asked": "0123456789abcdef",
+        "mine": [math.inf, math.nan],
+        "settings": {},
+    }
+    with AnswerFile(str(path), {}) as output:
+        output.add(record)
+    assert lines_of(path) == [{**record, "mine": ["inf", None]}]
+    with AnswerFile(str(path), {}) as output:
+        assert output.errors == {"\ud800": False}
 
 
 def test_lines_of_thousands_of_brackets_are_nobodys(tmp_path: Path) -> None:
