@@ -125,34 +125,41 @@ def chats(draw: st.DrawFn, family: str) -> list[dict[str, str]]:
     ]
 
 
-def check(subject: Subject, family: str, messages: list[dict[str, str]]) -> None:
-    """The laws of a chat, by the same chat with every typed token broken."""
+def faults(subject: Subject, family: str, messages: list[dict[str, str]]) -> Iterator[str]:
+    """Which laws a chat breaks, by the same chat with every typed token broken."""
     subject.reference.chat_template = TEMPLATES[family][0]
     if not any(message["content"].strip() for message in messages):
         return
     broken = [{**each, "content": each["content"].translate(BREAK)} for each in messages]
     text, broken_text = subject.text(messages), subject.text(broken)
     got, without = subject.tokenizer.encode_prompt(messages), subject.ids(broken)
-    assert subject.tokenizer.encode_prompt(broken) == tuple(without)
-    if not subject.tokenizer.losses:
-        assert subject.spelled(got) == "".join(text.split())
+    if subject.tokenizer.encode_prompt(broken) != tuple(without):
+        yield "nothing typed, and not as transformers"
+    if not subject.tokenizer.losses and subject.spelled(got) != "".join(text.split()):
+        yield "another text"
     if len(text) != len(broken_text):
         return  # the template looks into messages
     control = [token for token in got if token in subject.special]
-    assert control == [token for token in without if token in subject.special]
-    if control == [token for token in subject.ids(messages) if token in subject.special]:
-        assert list(got) == subject.ids(messages)
-    for mine, other in zip(subject.parts(got), subject.parts(without), strict=True):
-        assert mine == other or "·" in subject.raw.decode(other) or subject.tokenizer.losses
+    if control != [token for token in without if token in subject.special]:
+        yield "other control tokens"
+        return
+    reference = subject.ids(messages)
+    if control == [token for token in reference if token in subject.special]:
+        if list(got) != reference:
+            yield "no control token typed, and not as transformers"
+    elif not subject.tokenizer.losses:
+        for mine, other in zip(subject.parts(got), subject.parts(without), strict=True):
+            if mine != other and "·" not in subject.raw.decode(other):
+                yield "other ids than beside an untyped token"
 
 
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_typed_tokens_are_text(family: str, flags: str, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(TEMPLATES)))
-    check(toy(family, flags), name, data.draw(chats(name)))
+    assert not [*faults(toy(family, flags), name, data.draw(chats(name)))]
 
 
 @pytest.mark.skipif(REAL is None, reason="COOLFUSION_REAL is not set")
@@ -160,10 +167,10 @@ def test_typed_tokens_are_text(family: str, flags: str, data: st.DataObject) -> 
     "name", sorted(p.name for p in (Path(REAL) / "tokenizers").iterdir()) if REAL else []
 )
 @given(data=st.data())
-@settings(max_examples=8)
+@settings(max_examples=6)
 def test_typed_tokens_are_text_on_real_tokenizers(name: str, data: st.DataObject) -> None:
     template = data.draw(st.sampled_from(sorted(TEMPLATES)))
-    check(real(name), template, data.draw(chats(template)))
+    assert not [*faults(real(name), template, data.draw(chats(template)))]
 
 
 def chat_tokenizer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import regex
 from jinja2 import nodes
@@ -58,14 +58,14 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
     def template(self, source: str) -> LimitedTemplate:
         """``source``, compiled."""
         compiled = self.from_string(source, template_class=LimitedTemplate)
-        assert isinstance(compiled, LimitedTemplate)
-        return compiled
+        return cast("LimitedTemplate", compiled)
 
     def begin(self, messages: Any) -> None:
         """Give this thread the units of one rendering of ``messages``."""
         self._meter.begin(messages)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """An operator of a template. Sizes of texts, lists and numbers are checked beforehand."""
         self._meter.charge(1)
         if operator == "+" and isinstance(left, SIZED) and isinstance(right, SIZED):
             self._meter.check_len(len(left) + len(right))
@@ -82,9 +82,8 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
             self._meter.check_bits(bits)
         return super().call_binop(context, operator, left, right)
 
-    # The names are jinja's, so that keywords of a call may have any other.
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        self, obj = __self, __obj
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: object) -> Any:
+        """A call in a template. What a method may make of its text is paid beforehand."""
         owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)
         if owner is self._meter:  # the counting itself
             return obj(*args)
@@ -97,7 +96,7 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
             self._check_arguments(name, str(owner), (*args, *kwargs.values()))
         else:
             self._meter.check_numbers((*args, *kwargs.values()))
-        result = super().call(__context, obj, *args, **kwargs)
+        result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, SIZED):
             self._meter.check_len(len(result))
         return result
@@ -121,7 +120,7 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
         """A filter or a test that pays for its input and its result."""
 
         @wraps(function)
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        def counted(*args: Any, **kwargs: object) -> Any:
             self._meter.charge(1)
             given = [each for each in (*args, *kwargs.values()) if not _is_jinja(each)]
             if name == "join" and given and not isinstance(given[0], SIZED):
@@ -193,10 +192,9 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
 class LimitedTemplate(Template):
     """A template each rendering of which has so many units."""
 
-    def render(self, *args: Any, **kwargs: Any) -> str:
+    def render(self, *args: Any, **kwargs: object) -> str:
         """The text. Raises ``PromptError`` if it takes too much."""
-        assert isinstance(self.environment, TemplateLimits)
-        self.environment.begin(kwargs.get("messages"))
+        cast("TemplateLimits", self.environment).begin(kwargs.get("messages"))
         return super().render(*args, **kwargs)
 
 
