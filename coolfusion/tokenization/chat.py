@@ -25,6 +25,8 @@ from coolfusion.tokenization.typed_text import (
     strings_of,
 )
 
+_MAX_TRIES = 3  # a template may write the time of day
+
 
 class _Found(NamedTuple):
     """An added token in a text: its id, and where its name stands, without white space."""
@@ -61,18 +63,24 @@ class ChatEncoder:
         asked = checked_messages(messages)
         if not any(content_text(each).strip() or each.get("tool_calls") for each in asked):
             raise PromptError("The chat messages are all empty. Give at least one with content.")
-        asked, rendered = self._render(asked)
-        encoding = self._tokenizer.encode(rendered, add_special_tokens=False)
-        found = self._find(encoding, rendered)
         control = self._special | (frozenset(end_ids) & self._added.keys())
-        if not found:
-            return tuple(encoding.ids)
-        block = free_block([rendered, *strings_of(asked)])
-        typed = find_typed(self._written, asked, rendered, block)
-        own = self._own(found, typed, rendered, control, block)
-        if own == found:
-            return tuple(encoding.ids)
-        return self._encode_renamed(rendered, own, control, block)
+        for _ in range(_MAX_TRIES):
+            asked, rendered = self._render(asked)
+            encoding = self._tokenizer.encode(rendered, add_special_tokens=False)
+            found = self._find(encoding, rendered)
+            if not found:
+                return tuple(encoding.ids)
+            block = free_block([rendered, *strings_of(asked)])
+            typed = find_typed(self._written, asked, rendered, block)
+            if typed is not None:
+                own = self._own(found, typed, rendered, control, block)
+                if own == found:
+                    return tuple(encoding.ids)
+                return self._encode_renamed(rendered, own, control, block)
+        raise PromptError(
+            "The chat template writes another text each time, so what was typed cannot be told from "
+            "its own. Use another template or a raw prompt."
+        )
 
     def _render(self, messages: list[Message]) -> tuple[list[Message], str]:
         """The text, and the messages that it was made of.

@@ -71,23 +71,21 @@ def prompts_among(prompt: Prompt, names: Iterable[str]) -> Prompt:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """The text of a prompt. Texts of several sources follow one another, equal ones once.
-
-    Raises ``PromptError`` for messages that are not well formed.
-    """
+    """The text of a prompt. Texts of several sources follow one another, equal ones once."""
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, Mapping):
         return "\n".join(dict.fromkeys(prompt_text(own) for own in prompt.values()))
-    return "\n".join(content_text(message) for message in checked_messages(prompt))
+    return "\n".join(content_text(message) for message in prompt)
 
 
 def content_text(message: Message) -> str:
     """The text of a message's content: its parts one under another, "" if it has none."""
     content = message.get("content")
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part["text"] for part in content)
+    if isinstance(content, str):
+        return content
+    parts: Sequence[Mapping[str, Any]] = content or ()
+    return "\n".join(part["text"] for part in parts if part.get("type") == "text")
 
 
 def checked_messages(messages: Sequence[Message]) -> list[Message]:

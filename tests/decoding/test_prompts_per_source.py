@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,6 +157,9 @@ def test_the_parts() -> None:
     assert prompt_for("x", "anyone") == "x"
     assert prompt_for({"a": "x", "*": chat}, "b") == chat
     assert prompt_text({"a": "x", "b": chat, "c": "x"}) == "x\nhi\nthere"
+    parts = [{"type": "text", "text": "hi"}, {"type": "image"}, {"type": "text", "text": "there"}]
+    shapes: Any = [{"role": "user", "content": parts}, {"role": "assistant"}, {"content": None}]
+    assert prompt_text(shapes) == "hi\nthere\n\n"
     assert prompts_among({"a": "x", "*": "y"}, ["b", "a"]) == {"b": "y", "a": "x"}
     assert prompts_among(chat, ["a"]) == chat
     check_prompt_names({"a": "x", "*": "y"}, ["a"])

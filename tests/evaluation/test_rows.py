@@ -42,6 +42,17 @@ def test_rows_of_all_kinds(tmp_path: Path) -> None:
     assert fourth.place == f'"{path}" line 8'
 
 
+def test_messages_keep_parts_and_tool_calls(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "How many?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "name": "f", "content": "3"},
+    ]
+    (row,) = read_rows(write(tmp_path / "rows", [{"messages": messages}]))
+    assert row.prompt == messages
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -55,6 +66,10 @@ def test_rows_of_all_kinds(tmp_path: Path) -> None:
         ({"messages": []}, 'no list of chat messages in "messages"'),
         ({"messages": "hi"}, 'no list of chat messages in "messages"'),
         ({"messages": [{"role": "user"}]}, '"content"'),
+        ({"messages": [{"role": "user", "content": 5}]}, "type int"),
+        ({"messages": [{"role": 5, "content": "a"}]}, "role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "image"),
+        ({"messages": ["a"]}, "type str"),
         ({"prompt": ["a"]}, '"prompt"'),
         ({"prompt": "a", "messages": CHAT}, 'either a "prompt" or "messages"'),
         ({"prompts": {}}, "map names of sources"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -385,3 +386,22 @@ def test_errors_of_a_template_of_ones_own_are_prompt_errors() -> None:
     tokenizer = HuggingFaceTokenizer(toy_tokenizer(TRAINING), template=lambda m: m[0]["lacking"])
     with pytest.raises(PromptError, match="KeyError"):
         tokenizer.encode_prompt([TURN])
+
+
+def ticking(period: int) -> HuggingFaceTokenizer:
+    """A template that writes a clock, which goes on at every ``period``-th rendering."""
+    raw = toy_tokenizer(TRAINING)
+    raw.add_special_tokens(["<a>"])
+    clock = itertools.count()
+    return HuggingFaceTokenizer(
+        raw, template=lambda m: f"<a>{next(clock) // period:03}{m[0]['content']}"
+    )
+
+
+def test_a_template_may_write_the_time() -> None:
+    asked = [{"role": "user", "content": "x<a>"}]
+    for _ in range(8):
+        assert count(tokenizer := ticking(5), "<a>", asked) == 1
+        assert count(tokenizer, "<a>", asked) == 1
+    with pytest.raises(PromptError, match="another text each time"):
+        ticking(1).encode_prompt(asked)
