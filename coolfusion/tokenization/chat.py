@@ -71,7 +71,8 @@ class ChatEncoder:
             if not found:
                 return tuple(encoding.ids)
             block = free_block([rendered, *strings_of(asked)])
-            typed = find_typed(self._written, asked, rendered, block)
+            names = {self._added[each.token_id].content for each in found}
+            typed = find_typed(self._written, asked, rendered, block, names)
             if typed is not None:
                 own = self._own(found, typed, rendered, control, block)
                 if own == found:
@@ -119,13 +120,14 @@ class ChatEncoder:
 
     def _find(self, encoding: tokenizers.Encoding, text: str) -> list[_Found]:
         """The added tokens that the tokenizer finds by their names, in order."""
-        found = []
-        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            added = self._added.get(token_id)
-            if added is not None:
-                at = text.find(added.content, start, end)
+        found, added = [], self._added
+        places = [(k, token_id) for k, token_id in enumerate(encoding.ids) if token_id in added]
+        for index, token_id in places:
+            if span := encoding.token_to_chars(index):
+                name = added[token_id].content
+                at = text.find(name, *span)
                 if at >= 0:
-                    found.append(_Found(token_id, at, at + len(added.content)))
+                    found.append(_Found(token_id, at, at + len(name)))
         return found
 
     def _own(

@@ -7,9 +7,11 @@ character replaced by a private one. Where the two texts differ, the text was ty
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import regex
 
 from coolfusion.errors import PromptError
@@ -25,13 +27,15 @@ _ROLES = frozenset(
 )
 _FORMAT_WORDS = {"role": _ROLES, "type": frozenset({"text", "function"})}
 _NAME = regex.compile(r"\w+")
-# Where a template looks into messages, they are cut apart, as "</think>" from the words around it,
-# and what cannot be marked whole is cut into finer pieces.
+# Where a template looks into messages, they are cut apart, and what cannot be marked whole is cut
+# into finer pieces. Names of tags come last, as "</think>": templates look for these.
 _CUTS = [regex.compile(cut) for cut in (r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\S", r"\w+|\S", r"\S")]
-# White space is trimmed, and these are escaped by JSON: a private character in their place would
-# change more than itself.
-_KEPT = regex.compile(r"[\s\"'\\\p{Cc}]")
+_TAG = regex.compile(r"[<\[].+")
 _MAX_RENDERINGS = 256
+# White space is trimmed, and these are escaped by JSON: a private character in their place would
+# change more than itself. All of them come before U+3001.
+_KEPT = np.array([bool(regex.match(r"[\s\"'\\\p{Cc}]", chr(code))) for code in range(0x3001)])
+_PRIVATE = regex.compile("[\U000f0000-\U0010ffff]")
 
 Path = tuple[Any, ...]
 
@@ -44,14 +48,6 @@ class Block(NamedTuple):
     marks: int
     num_marks: int
 
-    def mark(self, index: int) -> str:
-        """The mark of the character with this number."""
-        return chr(self.marks + index % self.num_marks)
-
-    def has(self, char: str) -> bool:
-        """Whether ``char`` is one of the marks."""
-        return self.marks <= ord(char) < self.marks + self.num_marks
-
 
 _BLOCK_SIZE, _NUM_NAMES = 0x7000, 0x5000
 _STARTS = (0xF0000, 0xF7000, 0x100000, 0x107000)
@@ -62,7 +58,7 @@ def free_block(texts: Sequence[str]) -> Block:
 
     Raises ``PromptError`` if there is none.
     """
-    used = {ord(char) for text in texts for char in set(text) if ord(char) >= _STARTS[0]}
+    used = {ord(char) for text in texts for char in _PRIVATE.findall(text)}
     for start in _STARTS:
         if not any(start <= code < start + _BLOCK_SIZE for code in used):
             marks = start + _NUM_NAMES + 1
@@ -97,12 +93,6 @@ class Typed(NamedTuple):
         return any(_overlap(piece, name) for piece in self.hidden)
 
 
-class _Piece(NamedTuple):
-    path: Path
-    start: int
-    end: int
-
-
 def strings_of(value: Any) -> Iterator[str]:
     """All texts in messages, keys included."""
     if isinstance(value, str):
@@ -117,28 +107,32 @@ def strings_of(value: Any) -> Iterator[str]:
 
 
 def find_typed(
-    template: ChatTemplate, messages: Sequence[Message], rendered: str, block: Block
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    rendered: str,
+    block: Block,
+    names: Collection[str],
 ) -> Typed | None:
     """What was typed of ``rendered``, which is what ``template`` makes of ``messages``.
 
     None if it does not make that of them any more, as a template that writes the time.
     Everything that a message says counts as typed: contents, names, arguments of tools, their
-    keys, and roles that are no words of the format.
+    keys, and roles that are no words of the format. ``names`` are those of tokens in question.
     """
-    texts = dict(_typed_strings(list(messages), ()))
-    trials = _Trials(template, messages, rendered, block, texts)
-    whole = [_Piece(path, 0, len(text)) for path, text in texts.items()]
-    mask = trials.mask(whole)
-    if mask is not None:
-        return Typed(mask, ())
-    if template(messages) != rendered:
-        return None
-    trials.mark_most(whole)
-    return Typed(trials.found, tuple(_gaps(texts, trials.marked)))
+    trials = _Trials(template, messages, rendered, block, names)
+    if not trials.mark([trials.spans]):
+        if template(messages) != rendered:
+            return None
+        trials.mark_parts(trials.spans)
+    return Typed(trials.found.tobytes(), tuple(trials.unmarked()))
 
 
 class _Trials:
-    """Renderings with some of the typed pieces marked, at most so many of them."""
+    """Renderings with some of the typed texts marked, at most so many of them.
+
+    ``spans`` are those of the texts in all of them joined, and ``found`` is where marked
+    characters stand in the chat.
+    """
 
     def __init__(
         self,
@@ -146,80 +140,88 @@ class _Trials:
         messages: Sequence[Message],
         rendered: str,
         block: Block,
-        texts: dict[Path, str],
+        names: Collection[str],
     ) -> None:
         self._template = template
         self._messages = messages
-        self._rendered = rendered
-        self._texts = texts
-        alphabet = dict.fromkeys("".join(texts.values()))
-        self._table = {
-            ord(char): block.mark(k) for k, char in enumerate(alphabet) if not _KEPT.match(char)
-        }
-        low, high = block.mark(0), block.mark(block.num_marks - 1)
-        self._marks = regex.compile(f"[{low}-{high}]+")
+        self._names = names
+        self._block = block
+        texts = dict(_typed_strings(list(messages), ()))
+        self._paths = list(texts)
+        self._joined = "".join(texts.values())
+        ends = list(accumulate(map(len, texts.values())))
+        self.spans = list(zip([0, *ends], ends, strict=False))
+        self._codes = _codes(self._joined)
+        kept = _KEPT[np.minimum(self._codes, len(_KEPT) - 1)] & (self._codes < len(_KEPT))
+        self._marks = np.where(kept, self._codes, block.marks + self._codes % block.num_marks)
+        self._marked = np.zeros(len(self._codes), dtype=bool)
+        self._rendered = _codes(rendered)
+        self.found = np.zeros(len(rendered), dtype=bool)
         self._num_left = _MAX_RENDERINGS
-        self.marked: list[_Piece] = []  # what can be marked without another effect
-        self.found = bytes(len(rendered))  # where that stands in the chat
 
-    def mark_most(self, pieces: list[_Piece], level: int = 0) -> None:
-        """Mark what can be marked of the pieces, too.
+    def mark(self, groups: Sequence[Sequence[tuple[int, int]]]) -> bool:
+        """Mark these spans, too, unless that changes the text around them."""
+        self._num_left -= 1
+        marked = self._marked.copy()
+        for spans in groups:
+            for start, end in spans:
+                marked[start:end] = True
+        texts = self._split(np.where(marked, self._marks, self._codes))
+        try:
+            got = self._template(cast("Any", _with_texts(self._messages, texts, ())))
+        except PromptError:  # what the template refuses marked, it looks into
+            return False
+        if len(got) != len(self._rendered):
+            return False
+        codes = _codes(got)
+        found = (codes >= self._block.marks) & (codes < self._block.marks + self._block.num_marks)
+        if not (found | (codes == self._rendered)).all():
+            return False
+        self._marked, self.found = marked, found
+        return True
+
+    def mark_parts(self, spans: Sequence[tuple[int, int]], level: int = 0) -> None:
+        """Mark what can be marked of the spans, and leave what the template compares with.
 
         Equal pieces go together, since a template compares with words and not with places. So the
         number of renderings depends on the template's words, and hardly on the messages.
         """
-        groups: dict[str, list[_Piece]] = defaultdict(list)
-        for piece in pieces:
-            text = self._texts[piece.path]
-            for cut in _CUTS[level].finditer(text, piece.start, piece.end):
-                groups[cut.group()].append(_Piece(piece.path, *cut.span()))
-        self._mark_groups(list(groups.values()), level)
+        groups: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for start, end in spans:
+            for cut in _CUTS[level].finditer(self._joined, start, end):
+                groups[cut.group()].append(cut.span())
+        self._mark_groups([group for name, group in groups.items() if not _TAG.match(name)], level)
+        self._mark_groups([group for name, group in groups.items() if _TAG.match(name)], level)
 
-    def _mark_groups(self, groups: list[list[_Piece]], level: int) -> None:
-        if not groups or self._num_left <= 0:
+    def unmarked(self) -> set[str]:
+        """What of the texts is not marked, cut at white space."""
+        left = self._split(np.where(self._marked, ord(" "), self._codes))
+        return {word for text in left.values() for word in text.split()}
+
+    def _mark_groups(self, groups: list[list[tuple[int, int]]], level: int) -> None:
+        if not groups or self._num_left <= 0 or self.mark(groups):
             return
-        wanted = [*self.marked, *(piece for group in groups for piece in group)]
-        mask = self.mask(wanted)
-        if mask is not None:
-            self.marked, self.found = wanted, mask
-        elif len(groups) > 1:
+        if len(groups) > 1:
             half = len(groups) // 2
             self._mark_groups(groups[:half], level)
             self._mark_groups(groups[half:], level)
-        elif level + 1 < len(_CUTS) and groups[0][0].end - groups[0][0].start > 1:
-            self.mark_most(groups[0], level + 1)
+            return
+        start, end = groups[0][0]
+        if level + 1 < len(_CUTS) and self._matters(self._joined[start:end]):
+            self.mark_parts(groups[0], level + 1)
 
-    def mask(self, pieces: Iterable[_Piece]) -> bytes | None:
-        """Where these pieces stand; None if marking them changes the text around them."""
-        self._num_left -= 1
-        marked = self._with_marks(pieces)
-        try:
-            got = self._template(cast("Any", _with_texts(self._messages, marked, ())))
-        except PromptError:  # what the template refuses marked, it looks into
-            return None
-        if len(got) != len(self._rendered):
-            return None
-        mask, last = bytearray(len(got)), 0
-        for found in self._marks.finditer(got):
-            start, end = found.span()
-            if got[last:start] != self._rendered[last:start]:
-                return None
-            mask[start:end] = b"\x01" * (end - start)
-            last = end
-        return bytes(mask) if got[last:] == self._rendered[last:] else None
+    def _matters(self, piece: str) -> bool:
+        """Whether a part of ``piece`` can be a token in question, or all of it a part of one."""
+        return any(_overlap(piece, name) or _spells(piece, name) for name in self._names)
 
-    def _with_marks(self, pieces: Iterable[_Piece]) -> dict[Path, str]:
-        spans: dict[Path, list[tuple[int, int]]] = defaultdict(list)
-        for path, start, end in pieces:
-            spans[path].append((start, end))
-        marked = {}
-        for path, found in spans.items():
-            text, last, parts = self._texts[path], 0, []
-            for start, end in sorted(found):
-                parts += [text[last:start], text[start:end].translate(self._table)]
-                last = end
-            marked[path] = "".join([*parts, text[last:]])
-        return marked
+    def _split(self, codes: np.ndarray) -> dict[Path, str]:
+        joined = codes.astype(np.uint32).tobytes().decode("utf-32-le")
+        pairs = zip(self._paths, self.spans, strict=True)
+        return {path: joined[start:end] for path, (start, end) in pairs}
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 def _typed_strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -250,18 +252,6 @@ def _with_texts(value: Any, texts: dict[Path, str], path: Path) -> Any:
     return value
 
 
-def _gaps(texts: dict[Path, str], marked: Sequence[_Piece]) -> Iterator[str]:
-    """What of the texts is not marked, cut at white space."""
-    spans: dict[Path, list[tuple[int, int]]] = defaultdict(list)
-    for path, start, end in marked:
-        spans[path].append((start, end))
-    for path, text in texts.items():
-        at = 0
-        for start, end in [*sorted(spans[path]), (len(text), len(text))]:
-            yield from text[at:start].split()
-            at = end
-
-
 def _overlap(piece: str, name: str) -> bool:
     """Whether a copy of ``piece`` can be part of ``name``, or ``name`` of it."""
     if piece in name or name in piece:
@@ -270,3 +260,9 @@ def _overlap(piece: str, name: str) -> bool:
         piece.endswith(name[:size]) or piece.startswith(name[-size:])
         for size in range(1, min(len(piece), len(name)))
     )
+
+
+def _spells(piece: str, name: str) -> bool:
+    """Whether ``name`` remains where a template removes some of the characters of ``piece``."""
+    rest = iter(piece)
+    return all(char in rest for char in name)
