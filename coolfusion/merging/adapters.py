@@ -7,6 +7,7 @@ alpha / sqrt(r) for rank-stabilised adapters (arXiv 2312.03732).
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -101,10 +102,10 @@ def open_adapted(path: str | Path, base: Checkpoint) -> AdaptedCheckpoint:
     folder = folder_of(path)
     config = read_json(folder / CONFIG, "is no adapter")
     _check_kind(path, config)
-    weights = folder / WEIGHTS
-    if not weights.exists():
+    if not os.path.lexists(folder / WEIGHTS):
         refuse_pickles(folder)
         raise LoadError(f'"{folder}" holds no {WEIGHTS}. Check that the adapter is complete.')
+    weights = folder / WEIGHTS
     infos = infos_of(weights)
     changes = _changes(path, infos, config)
     for name, change in changes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,15 +50,16 @@ def open_stored(path: str | Path) -> StoredCheckpoint:
         )
     shards, infos = _tensors(folder)
     tokenizer = folder / "tokenizer.json"
+    has_tokenizer = os.path.lexists(tokenizer)
     files = [folder / "config.json", *dict.fromkeys(shards.values())]
     about = Description(
         label=str(path),
         config=config,
         infos=infos,
         tied=None,
-        vocabulary=_vocabulary(tokenizer) if tokenizer.exists() else {},
+        vocabulary=_vocabulary(tokenizer) if has_tokenizer else {},
         tokenizer_folder=folder,
-        files=(*files, *([tokenizer] if tokenizer.exists() else [])),
+        files=(*files, *([tokenizer] if has_tokenizer else [])),
     )
     return _without_tied_head(StoredCheckpoint(about, shards))
 
@@ -110,6 +112,11 @@ def refuse_pickles(folder: Path) -> None:
         )
 
 
+def _is_plain(file: object) -> bool:
+    """Whether a shard is named by nothing but a file's name, on any system."""
+    return isinstance(file, str) and re.fullmatch(r"(?!\.\.?$)[^/\\:\x00-\x1f]+", file) is not None
+
+
 def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
     if os.path.lexists(folder / SINGLE):
         infos = infos_of(folder / SINGLE)
@@ -122,7 +129,10 @@ def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
         )
     weight_map = read_json(folder / INDEX, "holds no weights").get("weight_map")
     if not isinstance(weight_map, dict) or not all(map(_is_plain, weight_map.values())):
-        raise LoadError(f'"{folder / INDEX}" has no usable weight_map. Fetch the file again.')
+        raise LoadError(
+            f'"{folder / INDEX}" has no usable weight_map: shards are files in the same folder, named without one. '
+            "Fetch the file again."
+        )
     shards = {name: folder / file for name, file in weight_map.items()}
     found: dict[str, dict[str, TensorInfo]] = {}
     for name, path in shards.items():
@@ -138,10 +148,6 @@ def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
                 "are of different checkpoints; fetch them again."
             )
     return shards, {name: found[path.name][name] for name, path in shards.items()}
-
-
-def _is_plain(file: object) -> bool:
-    return isinstance(file, str) and Path(file).name == file
 
 
 def _without_tied_head(checkpoint: StoredCheckpoint) -> StoredCheckpoint:

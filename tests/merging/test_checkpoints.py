@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,86 @@ def test_an_index_of_another_checkpoint_is_noticed(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(LoadError, match="no usable weight_map"):
         open_stored(folder)
+
+
+@pytest.mark.parametrize(
+    "shard",
+    [
+        *("../elsewhere.safetensors", "..", ".", "", "a/b.safetensors", "./a.safetensors"),
+        *("/etc/passwd", "C:\\a.safetensors", "..\\a", "a\0b", "a\nb", 7, None, ["a"]),
+    ],
+)
+def test_shards_are_named_by_nothing_but_a_file_name(tmp_path: Path, shard: Any) -> None:
+    folder = write_llama(tmp_path / "a", 1, num_shards=2)
+    (tmp_path / "elsewhere.safetensors").write_bytes(
+        (folder / "model-00001-of-00002.safetensors").read_bytes()
+    )
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"][EMBEDDING] = shard
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(LoadError, match=r"index.json\" has no usable weight_map"):
+        open_stored(folder)
+
+
+WEIGHTS = ("model.safetensors", "config.json", "tokenizer.json")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_links_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
+    folder = write_llama(tmp_path / "a", 1)
+    secret = tmp_path / "secret"
+    (folder / name).rename(secret)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(LoadError, match=rf"{name}\" is a link to .*secret\", outside"):
+        open_stored(folder)
+    secret.unlink()
+    with pytest.raises(LoadError, match="leads nowhere"):
+        open_stored(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to(name)  # to itself
+    with pytest.raises(LoadError, match="leads nowhere"):
+        open_stored(folder)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    folder = write_llama(tmp_path / "a", 1)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(LoadError, match=rf"{name}\" is no plain file"):
+        open_stored(folder)
+
+
+def test_shards_and_adapters_are_held_to_the_same(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "a", 1, num_shards=2)
+    shard = folder / "model-00002-of-00002.safetensors"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LoadError, match=r"00002-of-00002.safetensors\" is a link"):
+        open_stored(folder)
+    base = open_stored(write_llama(tmp_path / "b", 1))
+    lora = write_adapter(tmp_path / "lora", FACTORS)
+    (lora / "adapter_model.safetensors").rename(tmp_path / "factors")
+    (lora / "adapter_model.safetensors").symlink_to(tmp_path / "factors")
+    with pytest.raises(LoadError, match=r"adapter_model.safetensors\" is a link"):
+        open_adapted(lora, base)
+
+
+def test_links_inside_a_folder_and_the_cache_of_the_hub_are_followed(tmp_path: Path) -> None:
+    """The hub's cache keeps files as blobs, and snapshots of links to them."""
+    folder = write_llama(tmp_path / "models--org--name" / "snapshots" / "abc", 1)
+    blobs = tmp_path / "models--org--name" / "blobs"
+    blobs.mkdir()
+    for file in list(folder.iterdir()):
+        file.rename(blobs / file.name)
+        file.symlink_to(Path("../../blobs") / file.name)
+    assert len(open_stored(folder).about.infos) == len(llama_tensors(1))
+    (tmp_path / "link").symlink_to(folder)
+    assert len(open_stored(tmp_path / "link").about.infos) == len(llama_tensors(1))
+    other = write_llama(tmp_path / "b", 1)
+    (other / "model.safetensors").rename(other / "weights")
+    (other / "model.safetensors").symlink_to("weights")
+    assert len(open_stored(other).about.infos) == len(llama_tensors(1))
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
