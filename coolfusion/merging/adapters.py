@@ -216,7 +216,7 @@ def _check_fit(
             f'The adapter "{label}" changes "{name}" as if it were {list(shape)}; in "{base.label}" it is {list(have)}. '
             "It was trained on another checkpoint; name the right one (on, or --on)."
         )
-    if name == base.tied:
+    if name in base.ties.values():
         raise LoadError(
             f'The adapter "{label}" changes "{name}", which is also the output head of "{base.label}", and was '
             "trained without changing the head. Store the head as a tensor of its own first."

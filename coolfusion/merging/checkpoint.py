@@ -49,15 +49,15 @@ class TensorInfo:
 class Description:
     """A checkpoint without its tensors.
 
-    ``tied`` names the embedding matrix that is also the output head (None: the head has a tensor
-    of its own). ``vocabulary`` maps token ids to tokens; empty if unknown. ``tokenizer_folder``
+    ``ties`` maps tensors that are not stored, such as a tied output head, to those that are used
+    in their place. ``vocabulary`` maps token ids to tokens; empty if unknown. ``tokenizer_folder``
     holds the tokenizer's files. ``files`` are all files that the contents depend on.
     """
 
     label: str
     config: Mapping[str, Any]
     infos: Mapping[str, TensorInfo]
-    tied: str | None
+    ties: Mapping[str, str]
     vocabulary: Mapping[int, str]
     tokenizer_folder: Path
     files: tuple[Path, ...]
@@ -81,7 +81,10 @@ def wider(dtype: torch.dtype) -> torch.dtype:
 
 def setting(config: Mapping[str, Any], key: str) -> Any:
     """``config[key]``, or that of the text part of a multimodal configuration, else None."""
-    if key in config:
-        return config[key]
+    return config[key] if key in config else text_part(config).get(key)
+
+
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the language model inside a multimodal one, else an empty one."""
     part = config.get("text_config")
-    return part.get(key) if isinstance(part, Mapping) else None
+    return part if isinstance(part, Mapping) else {}

@@ -71,13 +71,13 @@ class MergedCheckpoint:
         )
 
     def _read(self, model: Checkpoint, name: str) -> torch.Tensor:
-        return model.read(name_in(model.about, name, self.about.infos) or name)
+        return model.read(name_in(model.about, name) or name)
 
     def _shared(self, name: str) -> torch.Tensor:
         first, *others = self._everyone()
-        tensor = first.read(name)
+        tensor = self._read(first, name)
         for other in others:
-            if not torch.equal(tensor, other.read(name)):
+            if not torch.equal(tensor, self._read(other, name)):
                 raise UsageError(
                     f'Tensor "{name}" holds {tensor.dtype} and differs between "{first.about.label}" and '
                     f'"{other.about.label}"; whole numbers have no average. If the model does not need it, ignore it.'

@@ -14,7 +14,8 @@ from huggingface_hub import snapshot_download
 
 from coolfusion.documents import check_own_file, parsed_json, read_file
 from coolfusion.errors import LoadError
-from coolfusion.merging.checkpoint import Description, TensorInfo, setting
+from coolfusion.merging.architecture import architecture_of, loaded_as, usual_tie
+from coolfusion.merging.checkpoint import Description, TensorInfo
 from coolfusion.merging.safetensors_file import infos_of, read_tensor
 
 SINGLE = "model.safetensors"
@@ -56,12 +57,12 @@ def open_stored(path: str | Path) -> StoredCheckpoint:
         label=str(path),
         config=config,
         infos=infos,
-        tied=None,
-        vocabulary=_vocabulary(tokenizer) if has_tokenizer else {},
+        ties={},
+        vocabulary=vocabulary_of(tokenizer) if has_tokenizer else {},
         tokenizer_folder=folder,
         files=(*files, *([tokenizer] if has_tokenizer else [])),
     )
-    return _without_tied_head(StoredCheckpoint(about, shards))
+    return _with_ties(StoredCheckpoint(about, shards))
 
 
 def folder_of(path: str | Path) -> Path:
@@ -150,37 +151,40 @@ def _tensors(folder: Path) -> tuple[dict[str, Path], dict[str, TensorInfo]]:
     return shards, {name: found[path.name][name] for name, path in shards.items()}
 
 
-def _without_tied_head(checkpoint: StoredCheckpoint) -> StoredCheckpoint:
-    """Drop the output head if it is a copy of the embedding, and note that they are tied.
+def _with_ties(checkpoint: StoredCheckpoint) -> StoredCheckpoint:
+    """Note which tensors are tied, and drop the stored copies of others.
 
-    Two different matrices are not tied, whatever the configuration says; transformers does the
-    same. The head is the matrix whose name has fewer parts, since the embedding lies deeper.
+    Where tied tensors are stored and differ they are not tied, whatever the configuration says.
+    Where only the head is stored it stands for the embedding. transformers does the same.
     """
     about = checkpoint.about
-    if setting(about.config, "tie_word_embeddings") is False:
-        return checkpoint
-    size = setting(about.config, "vocab_size")
-    matrices = [
-        name
-        for name, info in about.infos.items()
-        if len(info.shape) == 2 and info.shape[0] == size and info.dtype.is_floating_point
-    ]
-    if not 1 <= len(matrices) <= 2:
-        return checkpoint
-    head, embedding = (
-        (None, matrices[0]) if len(matrices) == 1 else sorted(matrices, key=lambda n: n.count("."))
-    )
+    declared = architecture_of(about.config)
+    names = declared.ties if declared else usual_tie(about.config, about.infos)
+    stored = {loaded_as(about.config, name): name for name in about.infos} if names else {}
     infos = dict(about.infos)
-    if head is not None:
-        same_kind = infos[head] == infos[embedding]
-        if not same_kind or not torch.equal(checkpoint.read(head), checkpoint.read(embedding)):
-            return checkpoint
-        del infos[head]
-    return replace(checkpoint, about=replace(about, infos=infos, tied=embedding))
+    ties: dict[str, str] = {}
+    for source in dict.fromkeys(names.values()):
+        group = (source, *(name for name, other in names.items() if other == source))
+        used = next((stored[name] for name in group if name in stored), None)
+        for name in group:
+            key = stored.get(name)
+            if used is None or key == used:
+                continue
+            if key is None:
+                ties[name] = used
+            elif _equal(checkpoint, key, used):
+                ties[name] = used
+                del infos[key]
+    return replace(checkpoint, about=replace(about, infos=infos, ties=ties))
 
 
-def _vocabulary(path: Path) -> dict[int, str]:
-    """Tokens by id, including added tokens."""
+def _equal(checkpoint: StoredCheckpoint, one: str, other: str) -> bool:
+    infos = checkpoint.about.infos
+    return infos[one] == infos[other] and torch.equal(checkpoint.read(one), checkpoint.read(other))
+
+
+def vocabulary_of(path: Path) -> dict[int, str]:
+    """Tokens by id, including added tokens, of a ``tokenizer.json``. Raises ``LoadError``."""
     data = read_json(path, "has no tokenizer")
     try:
         pieces = data["model"]["vocab"]

@@ -235,12 +235,12 @@ def test_a_tied_head_is_dropped_when_it_is_a_copy(tmp_path: Path) -> None:
     tensors = llama_tensors(1)
     copy = {**tensors, "lm_head.weight": tensors[EMBEDDING].clone()}
     about = open_stored(write_checkpoint(tmp_path / "a", copy, tie_word_embeddings=True)).about
-    assert about.tied == EMBEDDING
+    assert about.ties == {"lm_head.weight": EMBEDDING}
     assert "lm_head.weight" not in about.infos
     # Where they differ, transformers does not tie either, whatever the configuration says.
     copy["lm_head.weight"][0] += 1
     about = open_stored(write_checkpoint(tmp_path / "b", copy, tie_word_embeddings=True)).about
-    assert about.tied is None
+    assert about.ties == {}
     assert "lm_head.weight" in about.infos
 
 

@@ -64,10 +64,10 @@ DECODING = [{"decoding.answers"}, {"decoding.segments", "decoding.mixture"}]
 RANK = {name: -number for number, row in enumerate(FLOORS) for name in row}
 SAME_NAMES = set("__init__ base decoder state commit run report plan options".split())
 HEAVY = {"torch", "transformers", "safetensors"}
-# Merging needs tensors of every type and no model; the command line only silences transformers.
+# Merging reads what model classes declare, and runs none; the command line silences transformers.
 MAY_IMPORT = {
     "backends.huggingface": HEAVY,
-    "merging": {"torch", "safetensors"},
+    "merging": HEAVY,
     "cli.options": {"transformers"},
 }
 
