@@ -1,12 +1,10 @@
 """LoRA adapters in peft's layout, applied to a checkpoint when its tensors are read.
 
-An adapted matrix is W + s B A (arXiv 2106.09685, section 4.1). The scale s is alpha / r, or
-alpha / sqrt(r) for rank-stabilised adapters (arXiv 2312.03732).
+An adapted matrix is W + s B A (arXiv 2106.09685, section 4.1).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -17,32 +15,31 @@ from typing import Any
 import torch
 
 from coolfusion.errors import LoadError
+from coolfusion.merging.adapter_settings import check_settings, scale_of
+from coolfusion.merging.agreement import name_in, resized, with_own_tensors
+from coolfusion.merging.architecture import architecture_of
 from coolfusion.merging.checkpoint import Checkpoint, Description, TensorInfo, wider
 from coolfusion.merging.safetensors_file import infos_of, read_tensor
-from coolfusion.merging.stored import folder_of, read_json, refuse_pickles
+from coolfusion.merging.stored import folder_of, read_json, refuse_pickles, vocabulary_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Variants whose result is not W + s B A.
-UNSUPPORTED = (
-    *("use_dora", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication"),
-    *("target_parameters", "trainable_token_indices", "arrow_config", "kasa_config"),
-    *("monteclora_config", "velora_config"),
-)
 FACTOR = re.compile(
     r"(?P<module>.+)\.lora_(?P<embeds>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?"
 )
 BIAS = re.compile(r"(?P<module>.+)\.lora_B(?:\.default)?\.bias")
 WRAPPING = re.compile(r"\.(?:base_layer|modules_to_save|default)(?=\.)")
 
+UNUSED = re.compile(r"\.original_module\.")  # what a trained module stands in for
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """An adapter's change of one tensor, by the names of the adapter's tensors.
 
-    ``factors`` are A (r, inputs) and B (outputs, r). ``shift`` is added to the tensor, ``new``
-    replaces it. ``transposed``: the tensor is stored as (inputs, outputs).
+    ``new`` replaces the tensor. To this are added ``shift`` and the product of ``factors``, which
+    are A (r, inputs) and B (outputs, r). ``transposed``: it is stored as (inputs, outputs).
     """
 
     scale: float = 1.0
@@ -63,18 +60,23 @@ class AdaptedCheckpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """The adapted tensor in the wider type, so that small changes are not rounded away."""
+        stored = name_in(self.base.about, name) or name
         change = self.changes.get(name)
         if change is None:
-            return self.base.read(name)
+            return self.base.read(stored)
         work = wider(self.about.infos[name].dtype)
-        if change.new is not None:
-            return read_tensor(self.weights, change.new).to(work)
-        tensor = self.base.read(name).to(work)
+
+        def part(key: str) -> torch.Tensor:
+            return read_tensor(self.weights, key).to(work)
+
+        tensor = self.base.read(stored).to(work) if change.new is None else part(change.new)
         if change.shift is not None:
-            return tensor + change.scale * read_tensor(self.weights, change.shift).to(work)
-        down, up = (read_tensor(self.weights, key).to(work) for key in change.factors)
-        product = up @ down
-        return tensor + change.scale * (product.T if change.transposed else product)
+            tensor = tensor + change.scale * part(change.shift)
+        if change.factors:
+            down, up = map(part, change.factors)
+            product = up @ down
+            tensor = tensor + change.scale * (product.T if change.transposed else product)
+        return tensor
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -101,43 +103,42 @@ def open_adapted(path: str | Path, base: Checkpoint) -> AdaptedCheckpoint:
     """
     folder = folder_of(path)
     config = read_json(folder / CONFIG, "is no adapter")
-    _check_kind(path, config)
+    check_settings(path, config)
     if not os.path.lexists(folder / WEIGHTS):
         refuse_pickles(folder)
         raise LoadError(f'"{folder}" holds no {WEIGHTS}. Check that the adapter is complete.')
     weights = folder / WEIGHTS
     infos = infos_of(weights)
-    changes = _changes(path, infos, config)
+    changes = _changes(weights, infos, config, base.about)
+    about = _with_own_head(path, infos, changes, config, base.about)
+    about = _with_new_tokens(folder, infos, changes, about)
     for name, change in changes.items():
-        _check_fit(str(path), name, change, infos, base.about)
+        _check_fit(str(path), name, change, infos, about)
     about = replace(
-        base.about,
+        about,
         label=str(path),
-        files=(*base.about.files, folder / CONFIG, weights),
+        files=(*about.files, folder / CONFIG, weights),
     )
     return AdaptedCheckpoint(base, about, weights, changes)
 
 
-def _check_kind(path: str | Path, config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise LoadError(
-            f'The adapter "{path}" is of type {config.get("peft_type")!r}; only LORA is a sum of '
-            "low-rank matrices. Bake it into its checkpoint with peft first."
-        )
-    used = next((key for key in UNSUPPORTED if config.get(key)), None)
-    if used is not None:
-        raise LoadError(
-            f'The adapter "{path}" uses {used}, which is more than a low-rank sum. '
-            "Bake it into its checkpoint with peft first."
-        )
-
-
 def _changes(
-    path: str | Path, infos: Mapping[str, TensorInfo], config: Mapping[str, Any]
+    weights: Path,
+    infos: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
+    base: Description,
 ) -> dict[str, Change]:
     """Changes by the name of the tensor that they apply to."""
+    path = weights.parent
     changes: dict[str, Change] = {}
     ranks: dict[str, int] = {}
+    model = architecture_of(base.config)
+    loads_as = str if model is None else model.loads_as
+    places = {loads_as(name): name for name in base.infos}
+
+    def stored(name: str) -> str:
+        return name if name in base.infos else places.get(loads_as(name), loads_as(name))
+
     for key in infos:
         found = FACTOR.fullmatch(key)
         if found is None:
@@ -151,39 +152,100 @@ def _changes(
             )
         if side == "_A":
             ranks[module] = infos[key].shape[0]
-            changes[module + ".weight"] = Change(
-                _scale(path, module, ranks[module], config),
+            name = module + ".weight"
+            # peft, too, believes the module and not the setting.
+            flipped = (
+                loads_as(name) in model.transposed
+                if model is not None and loads_as(name) in model.shapes
+                else bool(config.get("fan_in_fan_out"))
+            )
+            changes[stored(name)] = Change(
+                scale_of(path, module, ranks[module], config),
                 factors=(key, partner),
-                transposed=bool(found["embeds"] or config.get("fan_in_fan_out")),
+                transposed=bool(found["embeds"]) or flipped,
             )
     for key in infos:
         bias = BIAS.fullmatch(key)
         if bias is not None:
             module = bias["module"].removeprefix(PREFIX)
-            scale = _scale(path, module, ranks.get(module, 0), config)
-            changes[module + ".bias"] = Change(scale, shift=key)
-        elif FACTOR.fullmatch(key) is None:
-            name = WRAPPING.sub("", key.removeprefix(PREFIX))
-            if name not in changes:
-                changes[name] = Change(new=key)  # trained whole
-            elif ".base_layer." not in key:  # that one is a copy of the base's, below its factors
+            scale = scale_of(path, module, ranks.get(module, 0), config)
+            name = stored(module + ".bias")
+            changes[name] = replace(changes.get(name, Change()), scale=scale, shift=key)
+        elif FACTOR.fullmatch(key) is None and not UNUSED.search(key):
+            name = stored(WRAPPING.sub("", key.removeprefix(PREFIX)))
+            before = changes.get(name, Change())
+            twice = before.new is not None and not _equal(weights, infos, key, before.new)
+            if twice or (before.factors and ".base_layer." not in key):
                 raise LoadError(
                     f'The adapter "{path}" changes "{name}" twice; "{key}" is one of the changes, and nothing says '
                     "which of them counts. Fetch the adapter again."
                 )
+            changes[name] = replace(before, new=key)  # trained whole, or a copy of the base's
     return changes
 
 
-def _scale(path: str | Path, module: str, rank: int, config: Mapping[str, Any]) -> float:
-    patterns = config.get("alpha_pattern") or {}
-    special = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
-    alpha = config.get("lora_alpha") if special is None else patterns[special]
-    if not isinstance(alpha, (int, float)) or rank == 0:
+def _equal(weights: Path, infos: Mapping[str, TensorInfo], one: str, other: str) -> bool:
+    """Whether two tensors are the same: peft may store a trained module under both of its names."""
+    same = infos[one] == infos[other]
+    return same and torch.equal(read_tensor(weights, one), read_tensor(weights, other))
+
+
+def _with_own_head(
+    path: str | Path,
+    infos: Mapping[str, TensorInfo],
+    changes: Mapping[str, Change],
+    config: Mapping[str, Any],
+    base: Description,
+) -> Description:
+    """The base, with a head of its own if the adapter was trained with one.
+
+    Raises ``LoadError`` for changes of a tied tensor that leave open what the others become.
+    """
+    tied = {*base.ties, *base.ties.values()}
+    touched = tied & set(changes)
+    if not touched:
+        return base
+    name = sorted(touched)[0]
+    others = sorted(tied - touched) or sorted(tied - {name})
+    if any(changes[each].factors for each in touched):
         raise LoadError(
-            f'The adapter "{path}" has lora_alpha = {alpha!r} and rank {rank} for "{module}", which is no scale. '
-            "Fetch the adapter again."
+            f'The adapter "{path}" changes "{name}" by a low-rank sum. In "{base.label}" it is tied: it is also '
+            f'"{others[0]}", the embedding and the output head being one. peft trains one of them and changes both '
+            "when it merges. Store the head as a tensor of its own first (tie_word_embeddings = false)."
         )
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    if touched & set(base.ties):
+        return with_own_tensors(base)
+    # Stored because tokens were added, and not as a module of its own: peft loads it for both.
+    whole = set(config.get("modules_to_save") or ())
+    key = changes[name].new
+    grown = key is not None and infos[key].shape != base.infos[name].shape
+    if config.get("ensure_weight_tying") or (grown and not whole & set(name.split("."))):
+        return base
+    raise LoadError(
+        f'The adapter "{path}" changes "{name}", which is also the output head of "{base.label}", and was '
+        "trained without changing the head. Store the head as a tensor of its own first."
+    )
+
+
+def _with_new_tokens(
+    folder: Path,
+    infos: Mapping[str, TensorInfo],
+    changes: Mapping[str, Change],
+    base: Description,
+) -> Description:
+    """The base for as many tokens as the adapter's whole embeddings have, with its tokenizer."""
+    about = resized(
+        base, {name: infos[change.new].shape for name, change in changes.items() if change.new}
+    )
+    tokenizer = folder / "tokenizer.json"
+    if about is base or not os.path.lexists(tokenizer):
+        return about
+    return replace(
+        about,
+        vocabulary=vocabulary_of(tokenizer),
+        tokenizer_folder=folder,
+        files=(*base.files, tokenizer),
+    )
 
 
 def _check_fit(
@@ -194,12 +256,11 @@ def _check_fit(
     base: Description,
 ) -> None:
     if name not in base.infos:
-        raise LoadError(
-            f'The adapter "{label}" changes "{name}", which "{base.label}" has not. '
-            "It was trained on another checkpoint; name the right one (on, or --on)."
-        )
+        raise LoadError(_unplaced(label, name, change, base))
     have = base.infos[name].shape
-    shape: tuple[int, ...]
+    shapes: list[tuple[int, ...]] = [
+        infos[key].shape for key in (change.new, change.shift) if key is not None
+    ]
     if change.factors:
         down, up = (infos[key].shape for key in change.factors)
         if len(down) != 2 or len(up) != 2 or down[0] != up[1]:
@@ -207,17 +268,33 @@ def _check_fit(
                 f'The adapter "{label}" changes "{name}" by {list(up)} times {list(down)}, which is no product of two '
                 "matrices. Bake it into its checkpoint with peft first, or fetch it again."
             )
-        shape = (up[0], down[1])
-        shape = shape[::-1] if change.transposed else shape
-    else:
-        shape = infos[change.new or change.shift or ""].shape
-    if shape != have:
-        raise LoadError(
-            f'The adapter "{label}" changes "{name}" as if it were {list(shape)}; in "{base.label}" it is {list(have)}. '
-            "It was trained on another checkpoint; name the right one (on, or --on)."
+        shapes.append((down[1], up[0]) if change.transposed else (up[0], down[1]))
+    for shape in shapes:
+        if shape != have:
+            reason = (
+                "Tokens were added before it was trained, and it does not hold all that has a row per token; resize the "
+                "checkpoint first."
+                if shape[1:] == have[1:] and change.new is not None
+                else "It was trained on another checkpoint; name the right one (on, or --on)."
+            )
+            raise LoadError(
+                f'The adapter "{label}" changes "{name}" as if it were {list(shape)}; in "{base.label}" it is '
+                f"{list(have)}. {reason}"
+            )
+
+
+def _unplaced(label: str, name: str, change: Change, base: Description) -> str:
+    if change.shift is not None:
+        return (
+            f'The adapter "{label}" has lora_bias and changes "{name}", but "{base.label}" has no bias there to add it '
+            "to; peft cannot merge that either. Use the adapter with peft as it is."
         )
-    if name in base.ties.values():
-        raise LoadError(
-            f'The adapter "{label}" changes "{name}", which is also the output head of "{base.label}", and was '
-            "trained without changing the head. Store the head as a tensor of its own first."
+    if re.search(r"\.lora_|token_adapter|trainable_tokens", name):
+        return (
+            f'The adapter "{label}" holds "{name}", which is no part of a low-rank sum. Bake it into its checkpoint '
+            "with peft first."
         )
+    return (
+        f'The adapter "{label}" changes "{name}", which "{base.label}" has not. '
+        "It was trained on another checkpoint; name the right one (on, or --on)."
+    )

@@ -350,14 +350,18 @@ PRODUCT = torch.tensor([[1.0, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [1, 2, 0, 0]
         ({"use_rslora": True}, 4 / math.sqrt(2) * PRODUCT),
         ({"alpha_pattern": {"q_proj": 6}}, 3 * PRODUCT),
         ({"alpha_pattern": {"layers.0.self_attn.q_proj": 6}}, 2 * PRODUCT),
-        ({"fan_in_fan_out": True}, 2 * PRODUCT.T),
+        # peft believes the module, which is a Linear, and not the setting
+        ({"fan_in_fan_out": True}, 2 * PRODUCT),
+        # transformers knows no such class, so there is only the setting to believe
+        ({"fan_in_fan_out": True, "base": "of-ones-own"}, 2 * PRODUCT.T),
     ],
 )
 def test_an_adapter_adds_its_scaled_product(
     tmp_path: Path, config: dict[str, Any], change: torch.Tensor
 ) -> None:
-    base = open_stored(write_llama(tmp_path / "base", 1))
-    adapted = open_adapted(write_adapter(tmp_path / "lora", FACTORS, **config), base)
+    settings = {"base": "llama", **config}
+    base = open_stored(write_llama(tmp_path / "base", 1, model_type=settings.pop("base")))
+    adapted = open_adapted(write_adapter(tmp_path / "lora", FACTORS, **settings), base)
     assert torch.allclose(
         adapted.read(QUERY + ".weight").float(), base.read(QUERY + ".weight") + change
     )
@@ -376,13 +380,13 @@ def test_an_adapter_of_embeddings_biases_and_whole_modules(tmp_path: Path) -> No
         **FACTORS,
         f"{QUERY}.lora_B.bias": torch.ones(WIDTH),
         "model.layers.0.self_attn.q_proj.base_layer.bias": torch.full((WIDTH,), 7.0),
-        "model.embed_tokens.base_layer.weight": tensors[EMBEDDING],
+        "model.embed_tokens.base_layer.weight": tensors[EMBEDDING] + 1,  # it counts, as for peft
         "model.embed_tokens.lora_embedding_A": down,
         "model.embed_tokens.lora_embedding_B": up,
         "lm_head.modules_to_save.weight": head,
     }
     adapted = open_adapted(write_adapter(tmp_path / "lora", lora), base)
-    wanted = tensors[EMBEDDING] + 2 * (up @ down).T
+    wanted = tensors[EMBEDDING] + 1 + 2 * (up @ down).T
     assert torch.allclose(adapted.read(EMBEDDING).float(), wanted, atol=1e-6)
     assert adapted.read(QUERY + ".bias").tolist() == [2.0] * WIDTH
     assert adapted.read("model.layers.0.self_attn.q_proj.bias").tolist() == [7.0] * WIDTH
@@ -398,6 +402,15 @@ def test_a_small_change_is_not_rounded_away_before_it_is_scaled(tmp_path: Path) 
     merge = Merge("task_arithmetic", (lora,), base, parameters={"scale": 1e6})
     read = open_recipe(MergeRecipe(merge)).read(QUERY + ".weight")
     assert read[0, 0].item() == pytest.approx(1 + 2, rel=0.01)
+
+
+def test_an_adapter_with_nan_is_refused_by_tensor(tmp_path: Path) -> None:
+    base = open_stored(write_llama(tmp_path / "base", 1))
+    down, up = FACTORS
+    broken = {down: FACTORS[down] * math.nan, up: FACTORS[up]}
+    adapted = open_adapted(write_adapter(tmp_path / "lora", broken), base)
+    with pytest.raises(LoadError, match=rf"{down}\" in .* 8 of 8 values"):
+        adapted.read(QUERY + ".weight")
 
 
 def test_an_adapter_names_its_checkpoint_or_is_told(tmp_path: Path) -> None:
@@ -419,10 +432,15 @@ def test_an_adapter_names_its_checkpoint_or_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"peft_type": "IA3"}, "is of type 'IA3'"),
+        ({"peft_type": "IA3"}, "is of peft_type 'IA3'"),
         ({"use_dora": True}, "uses use_dora"),
         ({"target_parameters": ["x"]}, "uses target_parameters"),
         ({"lora_alpha": None}, "has lora_alpha = None and rank 2"),
+        ({"r": 3}, "has r = 3 .* rank 2"),
+        ({"rank_pattern": {"q_proj": 5}}, "has r = 5"),
+        ({"alpha_pattern": {"(": 5}}, "has as alpha_pattern no table of patterns"),
+        ({"init_lora_weights": "pissa_niter_16"}, "has init_lora_weights = 'pissa_niter_16'"),
+        ({"of_tomorrow": {"x": 1}}, "uses of_tomorrow = {'x': 1}"),
     ],
 )
 def test_adapters_that_are_no_low_rank_sum_are_refused(
@@ -439,6 +457,10 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     cases = {
         "has no partner": {down: FACTORS[down]},
         "which .* has not": {name.replace("q_proj", "z"): t for name, t in FACTORS.items()},
+        "which is no part of a low-rank sum": {
+            **FACTORS,
+            f"{QUERY}.lora_magnitude_vector": torch.ones(WIDTH),
+        },
         r"as if it were \[5, 4\]": {down: FACTORS[down], up: torch.zeros(5, 2)},
         r"\[4, 3\] times \[2, 4\], which is no product": {
             down: FACTORS[down],

@@ -12,9 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from coolfusion.merging import Merge, MergeRecipe, merge, open_recipe
+from coolfusion.errors import LoadError
+from coolfusion.merging import Adapter, Merge, MergeRecipe, merge, open_recipe
 from coolfusion.merging.architecture import architecture_of, untied
 from coolfusion.merging.stored import open_stored
+from tests.checkpoints import write_adapter
 
 VOCABULARY = 40
 COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -172,12 +174,41 @@ def test_a_checkpoint_of_the_base_model_has_shorter_names(tmp_path: Path) -> Non
     assert torch.allclose(logits(loaded(output)), averaged(*short), atol=1e-4)
 
 
+def test_an_adapter_on_the_names_of_the_whole_model(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", CONFIGS["gpt2"], 1, tied=True)
+    names = load_file(a / "model.safetensors")
+    tensors = dict.fromkeys(names)
+    tensors |= {key.removeprefix("transformer."): value for key, value in names.items()}
+    short = edited(a, tmp_path / "short", tensors)
+    name = "transformer.h.0.attn.c_proj"
+    torch.manual_seed(3)
+    down, up = torch.randn(2, 16), torch.randn(16, 2)
+    lora = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    adapter = write_adapter(tmp_path / "lora", lora)
+    output = merge(Merge("linear", (Adapter(adapter, short),)), tmp_path / "out")
+    model = loaded(a)
+    model.get_parameter(f"{name}.weight").data += 2 * (up @ down).T
+    assert torch.allclose(logits(loaded(output)), logits(model), atol=1e-4)
+
+
 def test_only_the_head_is_taken_for_the_embedding(tmp_path: Path) -> None:
     """Other matrices of the same shape that are missing are missing."""
     a = write(tmp_path / "a", CONFIGS["gpt2"], 1, tied=True)
     lacking = edited(a, tmp_path / "lacking", {"transformer.wpe.weight": None})
     with pytest.raises(Exception, match=r"wpe.weight.* is missing"):
         open_recipe(MergeRecipe(Merge("linear", (a, lacking))))
+
+
+def test_adapters_of_a_tied_embedding_are_refused_whatever_the_sizes(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", CONFIGS["gpt2"], 1, tied=True)
+    lora = {
+        "transformer.wte.lora_embedding_A": torch.randn(2, VOCABULARY),
+        "transformer.wte.lora_embedding_B": torch.randn(16, 2),
+    }
+    with pytest.raises(LoadError, match=r"wte.weight.* it is tied"):
+        open_recipe(
+            MergeRecipe(Merge("linear", (Adapter(write_adapter(tmp_path / "l", lora), a),)))
+        )
 
 
 def test_where_the_setting_means_more_it_stays_as_it_is() -> None:
