@@ -72,6 +72,11 @@ class HuggingFaceTokenizer:
             )
 
     @property
+    def ids(self) -> frozenset[int]:
+        """Every id that stands for a token, control tokens included."""
+        return frozenset(self._pieces)
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether chat messages can be given to this tokenizer."""
         return self._chat is not None

@@ -6,24 +6,23 @@ they give the model's own numbers. Otherwise snapshots of its state are tried, t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, final
 
 import torch
 
 from coolfusion.backends.base import Distributions, Query, Scores
-from coolfusion.backends.huggingface.logits import read_distributions, read_scores
-from coolfusion.backends.huggingface.packed import PackedPasses
+from coolfusion.backends.huggingface.choosing import RECOMPUTED, choose
+from coolfusion.backends.huggingface.logits import read_distributions, read_scores, tokens_only
 from coolfusion.backends.huggingface.probing import (
-    Passes,
-    agrees,
+    check_evaluating,
+    check_ids,
+    check_weights,
     drafted,
     length_limit,
-    spelled,
-    vocab_size,
+    num_ids,
 )
-from coolfusion.backends.huggingface.snapshots import SnapshotPasses
-from coolfusion.errors import ContextLengthError, SourceError, UsageError
+from coolfusion.errors import ContextLengthError, SourceError
 
 DEFAULT_ROWS = 64
 
@@ -33,19 +32,37 @@ class TransformersBackend:
     """Any ``AutoModelForCausalLM`` behind the seam of ``coolfusion.backends.base``.
 
     The model is never altered. ``max_rows`` is the most texts whose keys and values stay cached
-    between calls. Raises ``UsageError`` for a model in training mode or one that cannot be run.
+    between calls. ``text_ids`` begin an ordinary text, on which ways to compute are tried.
+    ``token_ids`` are the ids that stand for something (None: all). The others have probability 0.
+
+    Raises ``UsageError`` for a model in training mode, one that looks ahead, and one that cannot
+    be run. Raises ``NonFiniteError`` for weights that are NaN or infinite.
     """
 
-    def __init__(self, model: Any, *, max_rows: int = DEFAULT_ROWS) -> None:
-        if model.training:
-            raise UsageError(
-                "The model is in training mode, where dropout changes its answers. Call model.eval()."
-            )
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_rows: int = DEFAULT_ROWS,
+        text_ids: Sequence[int] = (),
+        token_ids: Collection[int] | None = None,
+    ) -> None:
+        check_evaluating(model)
+        check_weights(model)
         self._model = model
-        config = model.config.get_text_config()
-        self._vocab_size = vocab_size(config)
-        self._context_length = length_limit(config)
-        self._passes = _choose_passes(model, max_rows)
+        size = num_ids(model)
+        tokens = range(size) if token_ids is None else {t for t in token_ids if 0 <= t < size}
+        self._vocab_size = max(tokens, default=size - 1) + 1
+        unused = sorted(set(range(self._vocab_size)).difference(tokens))
+        unused_ids = torch.tensor(unused, dtype=torch.long, device=model.device)
+        self._read_scores = tokens_only(read_scores, self._vocab_size, unused_ids)
+        self._read_distributions = tokens_only(read_distributions, self._vocab_size, unused_ids)
+        self._way = choose(model, size, tuple(t for t in text_ids if t in tokens))
+        self._context_length = _shorter(
+            length_limit(model.config.get_text_config(decoder=True)),
+            self._way.near if self._way.beyond not in (None, RECOMPUTED) else None,
+        )
+        self._passes = self._way.passes(model, self._vocab_size, max_rows)
 
     @property
     def vocab_size(self) -> int:
@@ -64,8 +81,13 @@ class TransformersBackend:
 
     @property
     def strategy(self) -> str:
-        """How queries are answered: "packed" or "snapshots"."""
-        return "packed" if isinstance(self._passes, PackedPasses) else "snapshots"
+        """How queries are answered: "packed", "snapshots", "recomputed", or in several ways."""
+        return self._way.strategy
+
+    @property
+    def slow_because(self) -> str | None:
+        """Why texts are computed anew for every question, if they are; None: they are cached."""
+        return self._way.slow_because
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
         """Answer a batch of queries. Cached tokens of a prefix are not computed again.
@@ -75,13 +97,13 @@ class TransformersBackend:
         """
         for query in queries:
             self._check(query)
-        return self._passes.answer(queries, read_scores)
+        return self._passes.answer(queries, self._read_scores)
 
     def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
         """Whole distributions for each query of a batch. Raises as ``score`` does."""
         for query in queries:
             self._check(query)
-        return self._passes.answer(queries, read_distributions)
+        return self._passes.answer(queries, self._read_distributions)
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """Let the model continue each query by ``num_tokens`` picks."""
@@ -97,38 +119,9 @@ class TransformersBackend:
             raise ContextLengthError(
                 f"The query has {num_tokens} tokens, but the context window holds {self._context_length}."
             )
+        check_ids(query.watch, self._vocab_size)
 
 
-def _choose_passes(model: Any, max_rows: int) -> Passes:
-    """The fastest passes that give the numbers of a plain forward pass of this model."""
-    probe = _probe(vocab_size(model.config))
-    try:
-        with torch.inference_mode():
-            expected = [_plain_scores(model, query) for query in probe]
-    except Exception as error:
-        raise UsageError(f"The model cannot be run: {type(error).__name__}: {error}") from error
-    makers = (
-        lambda: PackedPasses(model, max_rows),
-        lambda: SnapshotPasses(model, None),
-        lambda: SnapshotPasses(model, 1),
-    )
-    for make in makers:
-        if agrees(make(), probe, expected, model.dtype):
-            return make()
-    return SnapshotPasses(model, 0)
-
-
-def _probe(size: int) -> list[Query]:
-    """Two candidates after one prefix, then a longer prefix that continues the first of them."""
-    ids = [7 * i * i + 3 * i + 1 for i in range(16)]
-    tokens = tuple(token % size for token in ids)
-    return [
-        Query(tokens[:5], tokens[5:8]),
-        Query(tokens[:5], tokens[9:11]),
-        Query(tokens[:7], tokens[11:14]),
-    ]
-
-
-def _plain_scores(model: Any, query: Query) -> list[float]:
-    ids = torch.tensor([list(query.prefix + query.continuation)], device=model.device)
-    return spelled(model(input_ids=ids, use_cache=False).logits[0], query)
+def _shorter(limit: int | None, other: int | None) -> int | None:
+    """The smaller of two limits; None is no limit."""
+    return min((each for each in (limit, other) if each is not None), default=None)

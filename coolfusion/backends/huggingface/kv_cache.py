@@ -70,9 +70,10 @@ class SlotLayer(CacheLayerMixin):
         elif isinstance(rows, slice):
             # A slice is a view, so scatter_ writes into the buffer itself. All padding of a row
             # shares one slot, where any of the writes may win: only padding reads it.
-            index = slots[:, None, :, None].expand_as(keys)
-            self.keys[rows].scatter_(2, index, keys)
-            self.values[rows].scatter_(2, index, values)
+            # Keys and values may differ in width, as in multi-head latent attention.
+            index = slots[:, None, :, None]
+            self.keys[rows].scatter_(2, index.expand_as(keys), keys)
+            self.values[rows].scatter_(2, index.expand_as(values), values)
         else:
             # Subtle: with a slice between two index tensors, torch puts the indexed axes first.
             # The place to write is (rows, tokens, heads, size), hence the transposition.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 import transformers
 
 from coolfusion.backends.huggingface.causal import TransformersBackend
+from coolfusion.backends.huggingface.probing import num_ids
 from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
 from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
+from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.backends.huggingface.templates.rendering import template_of
 from coolfusion.backends.source import Source
 from coolfusion.documents import check_quick_to_read
-from coolfusion.errors import CoolfusionError, LoadError
+from coolfusion.errors import CoolfusionError, LoadError, SourceError
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 
@@ -43,17 +45,58 @@ def load_source(
     try:
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code, lossy_ok=lossy_ok)
         model = _load_model(path, device, dtype, trust_remote_code, model_options or {})
-        ends = end_ids_of(model.config, model.generation_config) | tokenizer.end_ids
-        tokenizer.end_ids = frozenset(token for token in ends if token is not None)
-        if not model.config.is_encoder_decoder:
-            return Source(name, tokenizer, TransformersBackend(model))
-        backend = EncoderDecoderBackend(model)
-        start = start_ids_of(path, model)
-        return Source(name, EncoderDecoderTokenizer(tokenizer, backend.sides, start), backend)
-    except LoadError:
-        raise
+        if model.config.is_encoder_decoder:
+            return _encoder_decoder(path, name, tokenizer, model)
+        return _causal(path, name, tokenizer, model)
+    except LoadError as error:
+        if str(path) in str(error):
+            raise
+        raise LoadError(f'Source "{name}" ({path}): {error}') from error
+    except SourceError as error:
+        raise LoadError(f'Source "{name}" ({path}): {error}') from error
     except CoolfusionError as error:
         raise type(error)(f'Source "{name}" ({path}): {error}') from error
+
+
+def _causal(path: str | Path, name: str, tokenizer: HuggingFaceTokenizer, model: Any) -> Source:
+    """A source that continues texts; warns where it is slow."""
+    size = num_ids(model)
+    _check_vocabulary(path, tokenizer, size)
+    tokenizer.end_ids = end_ids_of(model, size, ("the end ids of the tokenizer", tokenizer.end_ids))
+    backend = TransformersBackend(
+        model, text_ids=_ordinary(tokenizer), token_ids=tokenizer.ids | tokenizer.end_ids
+    )
+    if backend.slow_because is not None:
+        warnings.warn(f'Source "{name}" is slow: {backend.slow_because}.', stacklevel=3)
+    return Source(name, tokenizer, backend)
+
+
+def _encoder_decoder(
+    path: str | Path, name: str, tokenizer: HuggingFaceTokenizer, model: Any
+) -> Source:
+    """A source that reads a text and writes another."""
+    backend = EncoderDecoderBackend(model, token_ids=tokenizer.ids)
+    size = backend.vocab_size
+    tokenizer.end_ids = end_ids_of(model, size, ("the end ids of the tokenizer", tokenizer.end_ids))
+    start = start_ids_of(path, model, size)
+    return Source(name, EncoderDecoderTokenizer(tokenizer, backend.sides, start), backend)
+
+
+def _ordinary(tokenizer: HuggingFaceTokenizer) -> tuple[int, ...]:
+    """The ids of a plain text, with what a prompt begins with."""
+    return tokenizer.encode_prompt("The old man had 12 boats, and each of them was painted blue.\n")
+
+
+def _check_vocabulary(path: str | Path, tokenizer: HuggingFaceTokenizer, size: int) -> None:
+    """Raise ``LoadError`` if a text may have tokens that the model knows nothing of."""
+    foreign = [token for token in tokenizer.ids if token >= size and tokenizer.piece(token)]
+    if foreign:
+        raise LoadError(
+            f'The tokenizer of "{path}" has {len(foreign)} tokens of text that the model has no row '
+            f"for, such as {tokenizer.piece(min(foreign))!r} with the id {min(foreign)} (the model "
+            f"knows {size} ids). They do not belong together. Use the tokenizer that the model was "
+            "trained with."
+        )
 
 
 def load_tokenizer(
@@ -74,41 +117,24 @@ def load_tokenizer(
             "back, so its text cannot be cut exactly. Convert it to a fast tokenizer and save that "
             "(tokenizer.json) into the folder."
         )
-    end_ids = [loaded.eos_token_id] if loaded.eos_token_id is not None else []
+    end_ids = ids_named(loaded.eos_token_id, len(loaded), f'eos_token of the tokenizer of "{path}"')
     return HuggingFaceTokenizer(
         backend, end_ids=end_ids, template=template_of(loaded), lossy_ok=lossy_ok
     )
 
 
-def end_ids_of(*configs: Any) -> frozenset[int]:
-    """Every end id that any of the configurations names, alone or in a list."""
-    found: set[int] = set()
-    for config in configs:
-        value = getattr(config, "eos_token_id", None)
-        if isinstance(value, int):
-            found.add(value)
-        elif isinstance(value, Iterable):
-            found.update(int(token) for token in value)
-    return frozenset(found)
-
-
-def start_ids_of(path: str | Path, model: Any) -> tuple[int, ...]:
+def start_ids_of(path: str | Path, model: Any, size: int) -> tuple[int, ...]:
     """The first ids of a decoder: its start id, and a forced one (the target language) if any.
 
-    Raises ``LoadError`` if the model names no start id.
+    ``size`` is how many ids the decoder has. Raises ``LoadError`` if the model names no start id.
     """
-    settings = (model.generation_config, model.config)
-
-    def named(name: str) -> int | None:
-        values = (getattr(each, name, None) for each in settings)
-        return next((value for value in values if value is not None), None)
-
-    start, forced = named("decoder_start_token_id"), named("forced_bos_token_id")
-    start = named("bos_token_id") if start is None else start
+    start = first_named(model, size, "decoder_start_token_id")
+    forced = first_named(model, size, "forced_bos_token_id")
+    start = first_named(model, size, "bos_token_id") if start is None else start
     if start is None:
         raise LoadError(
-            f'The model at "{path}" names no decoder_start_token_id, without which its decoder cannot '
-            "begin. Add one to generation_config.json."
+            f'The model at "{path}" names no decoder_start_token_id that it has, without which its '
+            "decoder cannot begin. Add one to generation_config.json."
         )
     return (start,) if forced is None else (start, forced)
 

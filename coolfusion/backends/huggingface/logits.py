@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -13,7 +13,17 @@ from coolfusion.backends.base import Distributions, Query, Scores
 from coolfusion.backends.sampling import Sampling
 from coolfusion.errors import NonFiniteError
 
-Answer = TypeVar("Answer", bound=Scores | Distributions)
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The logits (positions, vocabulary) that answer a query, before they are read."""
+
+    logits: torch.Tensor
+    num_forwarded: int = 0
+    num_passes: int = 0
+
+
+Answer = TypeVar("Answer", bound=Scores | Distributions | Lines)
 Read = Callable[[torch.Tensor, Sequence[Query]], list[Answer]]
 
 
@@ -69,6 +79,28 @@ def read_distributions(logits: torch.Tensor, queries: Sequence[Query]) -> list[D
         raise _not_finite()
     lengths = [len(query.continuation) + 1 for query in queries]
     return [Distributions(part.cpu().numpy()) for part in lines.split(lengths)]
+
+
+def read_lines(logits: torch.Tensor, queries: Sequence[Query]) -> list[Lines]:
+    """The same positions as they are, dealt to their queries."""
+    lengths = [len(query.continuation) + 1 for query in queries]
+    return [Lines(part) for part in logits.split(lengths)]
+
+
+def tokens_only(read: Read[Answer], size: int, unused: torch.Tensor) -> Read[Answer]:
+    """``read`` for the first ``size`` ids without those that are ``unused``.
+
+    Their logits are taken away before the softmax. So they have probability 0, and the
+    probabilities of all others are what they are given that a token comes.
+    """
+
+    def read_tokens(logits: torch.Tensor, queries: Sequence[Query]) -> list[Answer]:
+        logits = logits[:, :size]
+        if len(unused):
+            logits = logits.index_fill(1, unused, float("-inf"))
+        return read(logits, queries)
+
+    return read_tokens
 
 
 def charged(answer: Answer, num_forwarded: int, num_passes: int) -> Answer:

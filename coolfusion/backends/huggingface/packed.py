@@ -25,7 +25,7 @@ from coolfusion.backends.huggingface.logits import (
     charged,
     read_scores,
 )
-from coolfusion.backends.huggingface.probing import check_ids, vocab_size
+from coolfusion.backends.huggingface.probing import check_ids
 from coolfusion.backends.huggingface.token_tree import Node, PassPlan
 from coolfusion.types import Ints
 
@@ -37,26 +37,31 @@ PREFILL = 1024  # most tokens of one text that one pass prefills
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One row's share of a pass: its queries and the plan that answers them."""
+    """One row's share of a pass: its queries and the plan that answers them.
+
+    ``num_prefilled`` tokens were computed before, in ``num_prefills`` passes.
+    """
 
     place: int
     queries: list[Query]
     plan: PassPlan
+    num_prefilled: int = 0
+    num_prefills: int = 0
 
 
 @final
 class PackedPasses:
     """Answers queries through one KV cache of at most ``max_rows`` texts."""
 
-    def __init__(self, model: Any, max_rows: int) -> None:
+    def __init__(self, model: Any, size: int, max_rows: int) -> None:
         self._model = model
         # Slow properties of transformers, so they are read once.
         self._device, self._dtype = model.device, model.dtype
         self._cache = SlotCache()
         self._places = Places(self._cache, max_rows)
         self._max_rows = max_rows
-        self._vocab_size = vocab_size(model.config)
-        self._windows = _windows(model.config)
+        self._vocab_size = size
+        self._reaches = _reaches(model.config)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
@@ -95,24 +100,29 @@ class PackedPasses:
         row = self._places.row(place)
         # The queries are about one growing text; the longest prefix says how far it has come.
         longest = max(queries, key=lambda query: len(query.prefix)).prefix
-        self._prefill(place, longest)
+        spent = self._prefill(place, longest)
         move = row.fold(longest)
         if move is not None:
             self._cache.move(place, move)
-        return Work(place, queries, row.plan(queries))
+        return Work(place, queries, row.plan(queries), *spent)
 
-    def _prefill(self, place: int, prefix: tuple[int, ...]) -> None:
-        """Prefill a long new prefix in pieces, all but the last piece."""
+    def _prefill(self, place: int, prefix: tuple[int, ...]) -> tuple[int, int]:
+        """Prefill a long new prefix in pieces, all but the last; the tokens and passes it cost."""
         row = self._places.row(place)
+        num_forwarded = num_passes = 0
         if len(prefix) <= PREFILL:
-            return
+            return num_forwarded, num_passes
         while len(prefix) - (cached := row.num_cached(prefix)) > PREFILL:
             # A query without a continuation reads one row of logits, the least a pass can do.
             piece = Query(prefix[: cached + PREFILL])
-            self._forward([Work(place, [piece], row.plan([piece]))], read_scores)
+            work = Work(place, [piece], row.plan([piece]))
+            self._forward([work], read_scores)
+            num_forwarded += len(work.plan.nodes)
+            num_passes += 1
             move = row.fold(prefix)
             if move is not None:
                 self._cache.move(place, move)
+        return num_forwarded, num_passes
 
     def _forward(self, work: Sequence[Work], read: Read[Answer]) -> list[list[Answer]]:
         """Compute the nodes of all rows in one pass, and read the answer of every query.
@@ -194,14 +204,14 @@ class PackedPasses:
         """Additive masks (rows, 1, tokens, slots), one for each kind of attention of the model."""
         lowest = torch.finfo(self._dtype).min
         masks = {}
-        for kind, window in self._windows.items():
+        for kind, reach in self._reaches.items():
             allowed = seen
-            if window is not None:
-                # A sliding window counts positions of the text, not slots. Two siblings at
-                # position 9 may lie in slots 9 and 40, and both are 1 away from position 10.
+            if reach != Reach():
+                # Positions of the text count, not slots. Two siblings at position 9 may lie in
+                # slots 9 and 40, and both are 1 away from position 10.
                 where = self._positions_of_slots(seen.shape, work)
-                distance = np.array(positions)[:, :, None] - where[:, None, :]
-                allowed = seen & (distance < window)
+                at = np.array(positions)[:, :, None]
+                allowed = seen & reach.allows(at, where[:, None, :])
             additive = np.where(allowed, np.float32(0.0), np.float32(lowest))
             masks[kind] = torch.from_numpy(additive[:, None]).to(self._device, self._dtype)
         return masks if len(masks) > 1 else next(iter(masks.values()))
@@ -257,18 +267,38 @@ def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
     for entry in work:
         some = answers[start : start + len(entry.queries)]
         start += len(some)
-        dealt.append([charged(some[0], len(entry.plan.nodes), 1), *some[1:]])
+        num_forwarded = entry.num_prefilled + len(entry.plan.nodes)
+        dealt.append([charged(some[0], num_forwarded, entry.num_prefills + 1), *some[1:]])
     return dealt
 
 
-def _windows(config: Any) -> dict[str, int | None]:
-    """Attention kinds of a model with their windows in tokens (None: everything before)."""
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a kind of attention sees: the last ``window`` tokens, those of its own ``chunk``.
+
+    None: everything before.
+    """
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def allows(self, positions: Ints, where: Ints) -> NDArray[np.bool_]:
+        """Whether tokens at ``positions`` may see those at ``where``, by broadcasting."""
+        if self.chunk is not None:
+            return positions // self.chunk == where // self.chunk
+        return positions - where < self.window
+
+
+def _reaches(config: Any) -> dict[str, Reach]:
+    """Attention kinds of a model and how far they see."""
     config = config.get_text_config()
     window = getattr(config, "sliding_window", None)
+    chunk = getattr(config, "attention_chunk_size", None)
     kinds = set(getattr(config, "layer_types", None) or [])
     if not kinds:
         kinds = {"sliding_attention" if window else "full_attention"}
-    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+    known = {"sliding_attention": Reach(window=window), "chunked_attention": Reach(chunk=chunk)}
+    return {kind: known.get(kind, Reach()) for kind in sorted(kinds)}
 
 
 def _fill_seen(seen: NDArray[np.bool_], nodes: Sequence[Node], trunk: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.huggingface.logits import Answer, Read, read_scores
-from coolfusion.errors import SourceError
+from coolfusion.errors import NonFiniteError, SourceError, UsageError
 
 
 class Passes(Protocol):
@@ -91,9 +91,47 @@ def _longer(so_far: Scores, step: Scores) -> Scores:
     )
 
 
-def vocab_size(config: Any) -> int:
-    """Number of ids of a model, from its configuration."""
-    return int(config.get_text_config().vocab_size)
+def num_ids(model: Any) -> int:
+    """Number of ids that a model takes and scores, from its embeddings and its configuration."""
+    sizes = [getattr(model.config.get_text_config(decoder=True), "vocab_size", None)]
+    for embedding in (model.get_input_embeddings(), model.get_output_embeddings()):
+        weights = getattr(embedding, "weight", None)
+        # A quantized head may be stored in another shape.
+        if weights is not None and weights.dim() == 2 and weights.is_floating_point():
+            sizes.append(weights.shape[0])
+    return min(int(size) for size in sizes if size)
+
+
+def check_evaluating(model: Any) -> None:
+    """Raise ``UsageError`` if any part of a model is in training mode."""
+    name = next((name for name, part in model.named_modules() if part.training), None)
+    if name is not None:
+        part = f"The model's part {name}" if name else "The model"
+        raise UsageError(
+            f"{part} is in training mode, where dropout changes its answers. Call model.eval()."
+        )
+
+
+def check_weights(model: Any) -> None:
+    """Raise ``NonFiniteError`` that names the first weights with NaN or infinity in them."""
+    for name, weights in model.named_parameters():
+        if weights.is_meta or weights.element_size() < 2 or not weights.is_floating_point():
+            continue
+        with torch.inference_mode():
+            # A sum is read once and makes no copy. It also overflows without such numbers, so
+            # then they are counted.
+            total = weights.sum(dtype=torch.float32)
+            if bool(torch.isfinite(total)):
+                continue
+            bad = weights.isnan() | weights.isposinf()
+            # A bias of minus infinity rules an id out.
+            bad |= weights.isneginf() if weights.dim() > 1 else torch.zeros_like(bad)
+        if bool(bad.any()):
+            raise NonFiniteError(
+                f"The weights {name} hold {int(bad.sum()):,} numbers of {bad.numel():,} that are NaN "
+                "or infinite, so the model says nothing. The checkpoint is damaged, or its dtype too "
+                "narrow (float16 overflows where bfloat16 does not). Get the checkpoint again."
+            )
 
 
 def check_ids(ids: Sequence[int], size: int) -> None:

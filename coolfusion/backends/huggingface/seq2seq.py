@@ -7,7 +7,7 @@ different vocabularies. So an encoder id ``e`` is written as ``vocab_size + e``,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,12 +17,15 @@ from coolfusion.backends.base import Distributions, Query, Scores
 from coolfusion.backends.huggingface.logits import read_distributions, read_scores
 from coolfusion.backends.huggingface.probing import (
     agrees,
+    check_evaluating,
     check_ids,
+    check_weights,
     drafted,
     length_limit,
     spelled,
 )
 from coolfusion.backends.huggingface.seq2seq_passes import MAX_BRANCHES, DecoderPasses, Ids
+from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 DEFAULT_INPUTS = 64
@@ -73,6 +76,7 @@ class Sides:
         """Raise ``SourceError`` for a query that the model cannot answer."""
         encoder, decoder = self.split(query.prefix)
         check_ids(query.continuation, self.num_decoder_ids)
+        check_ids(query.watch, self.num_decoder_ids)
         for side, length, limit in (
             ("encoder", len(encoder), self.encoder_length),
             ("decoder", len(decoder) + len(query.continuation), self.decoder_length),
@@ -90,15 +94,20 @@ class EncoderDecoderBackend:
     The model must be in evaluation mode and is never altered. Ids are those of the decoder. A
     prefix begins with the encoder's ids, as ``sides.join`` writes them. ``max_inputs`` is the
     most encoder inputs that stay cached between calls. Ids that the model's generation settings
-    rule out (``bad_words_ids``, ``suppress_tokens``) have probability 0. Raises ``UsageError``
-    for a model that cannot be used.
+    rule out (``bad_words_ids``, ``suppress_tokens``) have probability 0. So have all that are
+    not in ``token_ids`` (None: all are). Raises ``UsageError`` for a model that cannot be used,
+    and ``NonFiniteError`` for weights that are NaN or infinite.
     """
 
-    def __init__(self, model: Any, *, max_inputs: int = DEFAULT_INPUTS) -> None:
-        if model.training:
-            raise UsageError(
-                "The model is in training mode, where dropout changes its answers. Call model.eval()."
-            )
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_inputs: int = DEFAULT_INPUTS,
+        token_ids: Collection[int] | None = None,
+    ) -> None:
+        check_evaluating(model)
+        check_weights(model)
         self._model = model
         try:
             self.sides = Sides.of(model)
@@ -107,7 +116,12 @@ class EncoderDecoderBackend:
                 f"A {type(model).__name__} does not name its two vocabularies ({error}), so its ids "
                 "cannot be told apart. Leave this source out."
             ) from error
-        self._passes = _choose_passes(model, self.sides, max_inputs)
+        size = self.sides.num_decoder_ids
+        forbidden = _ruled_out(model, size)
+        if token_ids is not None:
+            allowed = end_ids_of(model, size).union(token_ids)
+            forbidden |= set(range(size)) - allowed
+        self._passes = _choose_passes(model, self.sides, max_inputs, sorted(forbidden))
 
     @property
     def vocab_size(self) -> int:
@@ -151,13 +165,15 @@ class EncoderDecoderBackend:
         return drafted(self.score, queries, num_tokens)
 
 
-def _choose_passes(model: Any, sides: Sides, max_inputs: int) -> DecoderPasses:
+def _choose_passes(
+    model: Any, sides: Sides, max_inputs: int, ruled_out: Sequence[int]
+) -> DecoderPasses:
     """The fastest passes that give the numbers of a plain forward pass of this model.
 
     Texts stay cached if rollback works. Otherwise everything is recomputed. Queries go one by one
     if texts of one pass affect each other, as in some mixtures of experts.
     """
-    probe = _probe(sides, getattr(model.config, "pad_token_id", None))
+    probe = _probe(sides, first_named(model, sides.num_encoder_ids, "pad_token_id"))
     try:
         with torch.inference_mode():
             expected = [_plain_scores(model, sides, query) for query in probe]
@@ -173,11 +189,10 @@ def _choose_passes(model: Any, sides: Sides, max_inputs: int) -> DecoderPasses:
             forbidden=forbidden,
         )
 
-    forbidden = _ruled_out(model.generation_config, sides.num_decoder_ids)
     for most, num_branches in ((max_inputs, MAX_BRANCHES), (max_inputs, 0)):
         if agrees(make(most, num_branches, ()), probe, expected, model.dtype):
-            return make(most, num_branches, forbidden)
-    return make(1, 0, forbidden)
+            return make(most, num_branches, ruled_out)
+    return make(1, 0, ruled_out)
 
 
 def _probe(sides: Sides, padding: int | None) -> list[Query]:
@@ -208,8 +223,14 @@ def _plain_scores(model: Any, sides: Sides, query: Query) -> list[float]:
     return spelled(output.logits[0], query)
 
 
-def _ruled_out(settings: Any, vocab_size: int) -> list[int]:
-    """Ids that a model's generation settings never allow."""
-    words = [word for word in getattr(settings, "bad_words_ids", None) or [] if len(word) == 1]
-    ids = [word[0] for word in words] + list(getattr(settings, "suppress_tokens", None) or [])
-    return sorted({token for token in ids if 0 <= token < vocab_size})
+def _ruled_out(model: Any, size: int) -> frozenset[int]:
+    """Ids that a model's generation settings never allow. Raises ``LoadError`` for odd shapes."""
+    settings, file = model.generation_config, "generation_config.json"
+    words = getattr(settings, "bad_words_ids", None) or []
+    single = [
+        ids_named(word, size, f"an entry of bad_words_ids of {file}")
+        for word in words
+        if not isinstance(word, list) or len(word) == 1
+    ]
+    suppressed = getattr(settings, "suppress_tokens", None)
+    return frozenset().union(*single, ids_named(suppressed, size, f"suppress_tokens of {file}"))

@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface.logits import Answer, Read, charged
 from coolfusion.backends.huggingface.packed import PADDING
+from coolfusion.backends.huggingface.special_ids import first_named
 
 MAX_BRANCHES = 4  # decoder texts after one encoder input that stay cached
 FORBIDDEN = -1e9  # the logit of an id that a model's generation settings rule out
@@ -100,7 +101,9 @@ class DecoderPasses:
         self._embed = model.get_decoder().get_input_embeddings()
         self._device = model.device
         self._output_class: type[Any] = BaseModelOutput  # then what the encoder's outputs are
-        self._padding = getattr(model.config, "pad_token_id", None) or 0
+        # Padding is never seen, so any id does that the encoder has.
+        num_ids = self._encoder.get_input_embeddings().weight.shape[0]
+        self._padding = first_named(model, num_ids, "pad_token_id") or 0
         self._max_inputs = max_inputs
         self._max_branches = max_branches
         self._forbidden = torch.tensor(list(forbidden), dtype=torch.long, device=self._device)

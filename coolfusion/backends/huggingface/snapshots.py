@@ -11,14 +11,20 @@ import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
 
 from coolfusion.backends.base import Query
-from coolfusion.backends.huggingface.logits import Answer, Read, charged
-from coolfusion.backends.huggingface.probing import check_ids, vocab_size
+from coolfusion.backends.huggingface.logits import (
+    Answer,
+    Lines,
+    Read,
+    charged,
+    read_lines,
+)
+from coolfusion.backends.huggingface.probing import Passes, check_ids
 
 MAX_SNAPSHOTS = 8
 
@@ -40,8 +46,9 @@ class SnapshotPasses:
     recomputes everything.
     """
 
-    def __init__(self, model: Any, step: int | None) -> None:
+    def __init__(self, model: Any, size: int, step: int | None) -> None:
         self._model = model
+        self._size = size
         self._step = step
         self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
         names = inspect.signature(model.forward).parameters
@@ -57,6 +64,8 @@ class SnapshotPasses:
         return [answers[index] for index in range(len(queries))]
 
     def _answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
+        if self._step == 0 and any(query.continuation for query in queries):
+            return self._recomputed(queries, read)
         snapshot, num_forwarded, num_passes = self._advance(queries[0].prefix)
         longest = max(len(query.continuation) for query in queries)
         lines = [[snapshot.logits] for _ in queries]
@@ -64,14 +73,27 @@ class SnapshotPasses:
             padded = [
                 query.continuation + (0,) * (longest - len(query.continuation)) for query in queries
             ]
-            after = self._feed_copies(queries[0].prefix, snapshot, padded)
+            after = self._feed_copies(snapshot, padded)
             for index, query in enumerate(queries):
                 lines[index].append(after[index, : len(query.continuation)])
-            again = len(queries[0].prefix) if self._step == 0 else 0
-            num_forwarded += sum(again + len(query.continuation) for query in queries)
+            num_forwarded += sum(len(query.continuation) for query in queries)
             num_passes += longest if self._step else 1
         answers = read(torch.cat([part for parts in lines for part in parts]), queries)
         return [charged(answers[0], num_forwarded, num_passes), *answers[1:]]
+
+    def _recomputed(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
+        """Answers about one prefix from one pass over all of it."""
+        prefix = queries[0].prefix
+        longest = max(len(query.continuation) for query in queries)
+        rows = [
+            prefix + query.continuation + (0,) * (longest - len(query.continuation))
+            for query in queries
+        ]
+        logits = self._feed(None, rows)[1][:, len(prefix) - 1 :]
+        lines = [logits[row, : len(query.continuation) + 1] for row, query in enumerate(queries)]
+        answers = read(torch.cat(lines), queries)
+        num_forwarded = sum(len(prefix) + len(query.continuation) for query in queries)
+        return [charged(answers[0], num_forwarded, 1), *answers[1:]]
 
     def _advance(self, prefix: tuple[int, ...]) -> tuple[Snapshot, int, int]:
         """The state after ``prefix``, and the tokens and passes that it cost."""
@@ -90,12 +112,9 @@ class SnapshotPasses:
         return snapshot, len(todo), num_passes
 
     def _feed_copies(
-        self, prefix: tuple[int, ...], snapshot: Snapshot, padded: Sequence[tuple[int, ...]]
+        self, snapshot: Snapshot, padded: Sequence[tuple[int, ...]]
     ) -> torch.Tensor:
         """Logits (rows, tokens, vocabulary) of several continuations of one state."""
-        if self._step == 0:
-            whole = [prefix + ids for ids in padded]
-            return self._feed(None, whole)[1][:, len(prefix) :]
         cache = copy.deepcopy(snapshot.cache)
         if len(padded) > 1:
             cache.reorder_cache(
@@ -106,7 +125,7 @@ class SnapshotPasses:
     def _feed(self, cache: Any, rows: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor, int]:
         """Run rows of equal length through the model, ``step`` tokens at a time if there is a state."""
         for row in rows:
-            check_ids(row, vocab_size(self._model.config))
+            check_ids(row, self._size)
         ids = torch.tensor([list(row) for row in rows], device=self._model.device)
         width = ids.shape[1] if cache is None or not self._step else self._step
         logits = []
@@ -118,3 +137,50 @@ class SnapshotPasses:
                 cache = getattr(output, self._cache_name) if self._step != 0 else None
                 logits.append(output.logits)
         return cache, torch.cat(logits, dim=1), len(logits)
+
+
+@final
+class SplitPasses:
+    """Passes of one kind for texts of up to ``length`` tokens, and of another for longer ones.
+
+    They are for models whose keys change at that length, as with long rotations. A continuation
+    across it is asked in two parts. So every token is predicted as after a text that ends there.
+    """
+
+    def __init__(self, near: Passes, far: Passes, length: int) -> None:
+        self._near = near
+        self._far = far
+        self._length = length
+
+    def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
+        """Answer queries in order."""
+        parts = [self._parts(query) for query in queries]
+        lines: list[list[Lines]] = [[] for _ in queries]
+        for which, passes in enumerate((self._near, self._far)):
+            asked = [(index, pair[which]) for index, pair in enumerate(parts)]
+            some = [(index, query) for index, query in asked if query is not None]
+            if some:
+                found = passes.answer([query for _, query in some], read_lines)
+                for (index, _), answer in zip(some, found, strict=True):
+                    lines[index].append(answer)
+        answers = read(torch.cat([each.logits for some in lines for each in some]), queries)
+        return [
+            charged(
+                answer,
+                sum(each.num_forwarded for each in some),
+                sum(each.num_passes for each in some),
+            )
+            for answer, some in zip(answers, lines, strict=True)
+        ]
+
+    def _parts(self, query: Query) -> tuple[Query | None, Query | None]:
+        """What is asked of either kind; the second part begins with the first longer text."""
+        num_near = self._length - len(query.prefix)
+        if num_near < 0:
+            return None, query
+        if len(query.continuation) <= num_near:
+            return query, None
+        ids = query.prefix + query.continuation
+        near = replace(query, continuation=query.continuation[:num_near])
+        first = self._length + 1
+        return near, replace(query, prefix=ids[:first], continuation=ids[first:])

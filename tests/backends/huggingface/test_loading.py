@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from coolfusion.backends.huggingface import TransformersBackend, load_source
-from coolfusion.backends.huggingface.loading import end_ids_of, load_tokenizer
+from coolfusion.backends.huggingface.loading import load_tokenizer
 from coolfusion.builtin import builtin_paths
 from coolfusion.errors import LoadError, LossyTokenizerError, PromptError, UsageError
 from coolfusion.tokenization.base import pieces_text
@@ -32,11 +32,6 @@ def test_every_end_id_is_known() -> None:
         tokenizer.convert_tokens_to_ids("<|endoftext|>"),
     }
     assert load_source(SUMS, "sums").tokenizer.end_ids == expected
-
-
-def test_end_ids_come_alone_or_in_lists() -> None:
-    one, several, none = LlamaConfig(eos_token_id=5), LlamaConfig(eos_token_id=[7, 8]), object()
-    assert end_ids_of(one, several, none, None) == {5, 7, 8}
 
 
 @pytest.mark.parametrize("path", builtin_paths(), ids=lambda path: path.name)

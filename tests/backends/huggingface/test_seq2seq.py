@@ -86,8 +86,8 @@ class Reading:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passes are not found by trying again for each of the laws."""
 
-    def passes(model: Any, sides: Any, max_inputs: int, branches: int = MAX_BRANCHES) -> Any:
-        return DecoderPasses(model, sides.split, max_inputs=2, max_branches=branches)
+    def passes(model: Any, sides: Any, *_: Any) -> Any:
+        return DecoderPasses(model, sides.split, max_inputs=2, max_branches=MAX_BRANCHES)
 
     monkeypatch.setattr(seq2seq, "_choose_passes", passes)
 
