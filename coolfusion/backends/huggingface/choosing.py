@@ -8,9 +8,8 @@ or about the whole trial if it is small. Passes count as right if they agree wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,15 +18,16 @@ from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface.logits import read_scores
 from coolfusion.backends.huggingface.miniature import boundaries, miniature
 from coolfusion.backends.huggingface.packed import PackedPasses
-from coolfusion.backends.huggingface.probing import Passes, length_limit
-from coolfusion.backends.huggingface.snapshots import SnapshotPasses, SplitPasses
+from coolfusion.backends.huggingface.probing import Passes, length_limit, num_ids
+from coolfusion.backends.huggingface.snapshots import LonePasses, SnapshotPasses, SplitPasses
 from coolfusion.errors import UsageError
 
 PACKED, SNAPSHOTS, BY_TOKEN, RECOMPUTED = "packed", "snapshots", "snapshots by token", "recomputed"
+REFUSED = "refused"
 CACHED = (PACKED, SNAPSHOTS, BY_TOKEN)  # the fastest first
-SHORT = 14  # tokens that any model is tried on
 SMALL = 1 << 28  # parameters times tokens of a trial up to which the model itself is tried
 SINGLE, HALF = 1e-4, 0.1  # nats by which answers may differ
+NEGLIGIBLE = -30  # nats below which a probability is not compared
 
 Ids = tuple[int, ...]
 
@@ -36,8 +36,8 @@ Ids = tuple[int, ...]
 class Way:
     """How a model is run: ``kind``, and for texts longer than ``near`` tokens ``beyond``.
 
-    ``near`` None means at every length. ``beyond`` is "recomputed", or "refused" where the
-    probability of a token would depend on how many tokens follow it.
+    ``near`` None means at every length. ``beyond`` is "recomputed", or "refused" where an answer
+    would depend on what the model was asked before.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Way:
     @property
     def slow_because(self) -> str | None:
         """Why texts are computed anew for every question, or refused; None if they are not."""
-        if self.beyond == "refused":
+        if self.beyond == REFUSED:
             return (
                 f"what it says of a text changes with the length of the text beyond {self.near:,} "
                 "tokens, so longer ones are refused"
@@ -74,20 +74,27 @@ class Way:
         made = _passes(self.kind, model, size, max_rows)
         if self.near is None or self.beyond != RECOMPUTED:
             return made
-        return SplitPasses(made, _passes(RECOMPUTED, model, size, max_rows), self.near)
+        return SplitPasses(made, LonePasses(model, size), self.near)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Trial:
-    """A model under trial: ``ids`` of a text, its other lengths, and what differences are noise.
+    """A model under trial, and ``ids`` of a text. No text that it is asked about is longer.
 
-    ``marks`` are lengths around which passes are tried. No text is longer than ``ids``.
+    ``marks`` are lengths around which passes are tried.
     """
 
     model: Any
     size: int
     ids: Ids
     marks: tuple[int, ...]
+    _whole: torch.Tensor | None = None  # log-probabilities of ids, as far as they are causal
+
+    def expected(self, ids: Ids) -> torch.Tensor:
+        """(tokens, ids) as a plain pass gives them, in nats; known ones are not computed again."""
+        if self._whole is not None and ids == self.ids[: len(ids)] and len(ids) <= len(self._whole):
+            return self._whole[: len(ids)]
+        return self.log_probs(ids)
 
     def log_probs(self, ids: Ids) -> torch.Tensor:
         """(tokens, ids) of a plain pass, in nats."""
@@ -97,10 +104,17 @@ class Trial:
             return torch.log_softmax(logits.float(), dim=-1)
 
     def tolerance(self, log_probs: torch.Tensor) -> float:
-        """Nats that are noise: more for narrow types, and for large logits."""
+        """Nats that are noise: more for narrow types, and where log-probabilities lie far apart."""
         if self.model.dtype != torch.float32:
             return HALF
-        return SINGLE * max(1.0, float(log_probs.clamp(min=-1e4).abs().max()) / 20)
+        return SINGLE * max(1.0, 5 * float(log_probs.clamp(min=-1e3).std()))
+
+    def _same(self, found: torch.Tensor, wanted: torch.Tensor) -> bool:
+        """Whether two plain passes agree; rounding differs more between passes of other lengths."""
+        counts = wanted > NEGLIGIBLE
+        spread = float(wanted.clamp(min=-1e3).std())
+        allowed = HALF if self.model.dtype != torch.float32 else 5 * SINGLE * spread
+        return bool(((found - wanted).abs()[counts] <= allowed).all())
 
     def causal_up_to(self) -> int:
         """The longest text tried in which no token depends on how the text goes on.
@@ -108,32 +122,40 @@ class Trial:
         Raises ``UsageError`` for a model that looks ahead, or answers differently every time.
         """
         first = self.marks[0]
-        wanted = self.log_probs(self.ids[:first])
-        allowed = self.tolerance(wanted)
-        if not _near(self.log_probs(self.ids[:first]), wanted, allowed):
+        so_far = self.log_probs(self.ids[:first])
+        if not self._same(self.log_probs(self.ids[:first]), so_far):
             raise UsageError(
                 "The model answers the same question differently every time (dropout, or random "
                 "attention), so its scores mean nothing. Switch that off in its configuration, or "
                 "leave this source out."
             )
-        longest = first
-        for length in dict.fromkeys((first + 2, *self.marks[1:], len(self.ids))):
-            if not _near(self.log_probs(self.ids[:length])[:first], wanted, allowed):
+        for length in self._lengths():
+            longer = self.log_probs(self.ids[:length])
+            if not self._same(longer[: len(so_far)], so_far):
                 break
-            longest = length
-        if longest == first:
+            so_far = longer
+        if len(so_far) == first:
             raise UsageError(
                 "The model is not causal: the probability of a token depends on the tokens after "
                 "it. It fills gaps and cannot continue a text. If its architecture can do both, "
                 "set is_decoder to true in its config.json; otherwise leave this source out."
             )
-        return longest
+        self._whole = so_far
+        return len(so_far)
 
-    def is_stable_beyond(self, length: int) -> bool:
-        """Whether texts longer than ``length`` agree with each other, if not with shorter ones."""
-        lengths = [each for each in (*self.marks, len(self.ids)) if each > length]
-        found = [self.log_probs(self.ids[:each]) for each in dict.fromkeys(lengths)]
-        return all(_near(b[: len(a)], a, self.tolerance(a)) for a, b in pairwise(found))
+    def repeats_beyond(self, length: int) -> bool:
+        """Whether an answer about a text longer than ``length`` is the same after a longer one."""
+        middle = self.ids[: (length + 1 + len(self.ids)) // 2]
+        before = self.log_probs(middle)
+        self.log_probs(self.ids)
+        after = self.log_probs(middle)
+        self.log_probs(self.ids[:2])  # lets rotations that follow the length return
+        return self._same(after, before)
+
+    def _lengths(self) -> list[int]:
+        """Lengths in ascending order: all marks, with one right before and one after each."""
+        some = {mark + i for mark in self.marks for i in (-1, 0, 2)} | {len(self.ids)}
+        return sorted(each for each in some if self.marks[0] < each <= len(self.ids))
 
     def calls(self, most: int | None = None) -> list[list[Query]]:
         """Queries as decoding asks them: a text that grows, with branches and beside another one.
@@ -168,7 +190,7 @@ class Trial:
 
     def _are_answered(self, passes: Passes, queries: Sequence[Query]) -> bool:
         for query, scores in zip(queries, passes.answer(queries, read_scores), strict=True):
-            rows = self.log_probs(query.prefix + query.continuation)
+            rows = self.expected(query.prefix + query.continuation)
             allowed = self.tolerance(rows)
             rows = rows[len(query.prefix) - 1 :]
             wanted = [float(rows[i, token]) for i, token in enumerate(query.continuation)]
@@ -187,33 +209,25 @@ def choose(model: Any, size: int, text: Ids) -> Way:
     """
     lengths = tuple(boundaries(model.config))
     limit = length_limit(model.config.get_text_config(decoder=True))
-    short = Trial(model, size, _text(text, size, min(SHORT, limit or SHORT)), (8,))
+    marks = _marks(lengths, limit)
+    num_parameters = sum(weights.numel() for weights in model.parameters())
+    is_small = num_parameters * (marks[-1] + 6) <= SMALL and model.dtype == torch.float32
+    tried = marks if is_small else marks[:1]
+    trial = Trial(model, size, _text(text, size, _end(tried, limit)), tried)
     try:
-        with torch.inference_mode():
-            short.causal_up_to()
+        if is_small:
+            return next(iter(_ways(trial, lengths)), Way(RECOMPUTED))
+        trial.causal_up_to()
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"The model cannot be run: {type(error).__name__}: {error}") from error
-    marks = _marks(lengths, limit)
-    num_parameters = sum(weights.numel() for weights in model.parameters())
-    is_small = num_parameters * (marks[-1] + 6) <= SMALL and model.dtype == torch.float32
-    if is_small:
-        trial = Trial(model, size, _text(text, size, _end(marks, limit)), marks)
-        return _way(trial, lengths)
-    implementation = getattr(model.config, "_attn_implementation", None)
-    found = _way_of_miniature(
-        type(model), type(model.config), model.config.to_json_string(), implementation, model.device
-    )
+    found = _ways_of_miniature(Architecture.of(model))
     if found is None:
         # Nothing is known beyond the first window, so nothing is cached there.
         near = lengths[0] if lengths and (limit is None or lengths[0] < limit) else None
         found = tuple(Way(kind, near, near and RECOMPUTED) for kind in CACHED)
-    return next((way for way in found if short.agrees(way.kind)), Way(RECOMPUTED))
-
-
-def _way(trial: Trial, lengths: tuple[int, ...]) -> Way:
-    return next(iter(_ways(trial, lengths)), Way(RECOMPUTED))
+    return next((way for way in found if trial.agrees(way.kind)), Way(RECOMPUTED))
 
 
 def _ways(trial: Trial, lengths: tuple[int, ...]) -> list[Way]:
@@ -222,7 +236,7 @@ def _ways(trial: Trial, lengths: tuple[int, ...]) -> list[Way]:
     if causal < len(trial.ids):
         # Keys depend on how long the text is, as with rotations that change at some length.
         near = max([each for each in lengths if each <= causal], default=trial.marks[0])
-        beyond = RECOMPUTED if trial.is_stable_beyond(near) else "refused"
+        beyond = RECOMPUTED if trial.repeats_beyond(near) else REFUSED
         kinds = [kind for kind in CACHED if trial.agrees(kind, near)]
         return [Way(kind, near, beyond) for kind in (*kinds, RECOMPUTED)]
     found = [Way(kind) for kind in CACHED if trial.agrees(kind)]
@@ -236,22 +250,34 @@ def _ways(trial: Trial, lengths: tuple[int, ...]) -> list[Way]:
     ]
 
 
-@lru_cache(maxsize=64)
-def _way_of_miniature(
-    kind: type[Any], settings: type[Any], text: str, implementation: str | None, device: Any
-) -> tuple[Way, ...] | None:
-    """The ways that agree on a miniature, with lengths of the model; None if there is none."""
-    import json
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What ways to compute depend on: the class of a model and its ``config``, told apart by text."""
 
-    config = settings.from_dict(json.loads(text))
-    config._attn_implementation = implementation
-    small = miniature(kind, config, device)
+    kind: type[Any]
+    text: str
+    implementation: str | None
+    device: torch.device
+    config: Any = field(compare=False)
+
+    @classmethod
+    def of(cls, model: Any) -> Architecture:
+        """That of a model."""
+        config = model.config
+        implementation = getattr(config, "_attn_implementation", None)
+        return cls(type(model), repr(config.to_dict()), implementation, model.device, config)
+
+
+@lru_cache(maxsize=64)
+def _ways_of_miniature(architecture: Architecture) -> tuple[Way, ...] | None:
+    """The ways that agree on a miniature, with lengths of the model; None if there is none."""
+    config = architecture.config
+    small = miniature(architecture.kind, config, architecture.device)
     if small is None:
         return None
     lengths, real = tuple(boundaries(small.config)), tuple(boundaries(config))
     limit = length_limit(small.config.get_text_config(decoder=True))
-    marks = _marks(lengths, limit)
-    size = small.get_input_embeddings().weight.shape[0]
+    marks, size = _marks(lengths, limit), num_ids(small)
     trial = Trial(small, size, _text((), size, _end(marks, limit)), marks)
     names = dict(zip(lengths, real, strict=True))
     return tuple(
@@ -263,7 +289,7 @@ def _way_of_miniature(
 def _marks(lengths: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
     """Lengths around which passes are tried: past every boundary, and past it a second time."""
     most = (limit or 1 << 30) - 6
-    wanted = {8, 12, *(b + 1 for b in lengths), *(2 * b + 2 for b in lengths)}
+    wanted = {8, *(b + 1 for b in lengths), *(2 * b + 2 for b in lengths)}
     return tuple(sorted(each for each in wanted if 8 <= each <= most)) or (max(4, most),)
 
 
@@ -281,9 +307,3 @@ def _passes(kind: str, model: Any, size: int, max_rows: int) -> Passes:
     if kind == PACKED:
         return PackedPasses(model, size, max_rows)
     return SnapshotPasses(model, size, {SNAPSHOTS: None, BY_TOKEN: 1, RECOMPUTED: 0}[kind])
-
-
-def _near(found: torch.Tensor, wanted: torch.Tensor, allowed: float) -> bool:
-    """Whether distributions agree where they are not negligible."""
-    counts = wanted > -30
-    return bool(((found - wanted).abs()[counts] <= allowed).all())

@@ -144,7 +144,7 @@ class SplitPasses:
     """Passes of one kind for texts of up to ``length`` tokens, and of another for longer ones.
 
     They are for models whose keys change at that length, as with long rotations. A continuation
-    across it is asked in two parts. So every token is predicted as after a text that ends there.
+    across it is asked in two parts, so every token is predicted from a text of its own length.
     """
 
     def __init__(self, near: Passes, far: Passes, length: int) -> None:
@@ -184,3 +184,31 @@ class SplitPasses:
         near = replace(query, continuation=query.continuation[:num_near])
         first = self._length + 1
         return near, replace(query, prefix=ids[:first], continuation=ids[first:])
+
+
+@final
+class LonePasses:
+    """Answers every question from a pass of its own over exactly the tokens before it.
+
+    For models in which a token's probability depends on how many tokens follow it in the pass.
+    """
+
+    def __init__(self, model: Any, size: int) -> None:
+        self._model = model
+        self._size = size
+
+    def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
+        """Answer queries in order; one with L continuation tokens takes L + 1 passes."""
+        answers = []
+        for query in queries:
+            ids = query.prefix + query.continuation
+            check_ids(ids, self._size)
+            ends = range(len(query.prefix), len(ids) + 1)
+            lines = torch.cat([self._after(ids[:end]) for end in ends])
+            answers.append(charged(read(lines, [query])[0], sum(ends), len(ends)))
+        return answers
+
+    def _after(self, ids: tuple[int, ...]) -> torch.Tensor:
+        with torch.inference_mode():
+            tokens = torch.tensor([ids], device=self._model.device)
+            return self._model(input_ids=tokens, use_cache=False).logits[0, -1:]
