@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
 from coolfusion.tokenization.base import Tokenizer
-from coolfusion.tokenization.canonical import CONTINUATIONS
+from coolfusion.tokenization.continuations import examples
 from coolfusion.tokenization.covers import END, Covering
 
 
@@ -21,6 +23,7 @@ class ByHand:
         ids = range(source.backend.vocab_size)
         pieces = {i: source.tokenizer.piece(i) for i in ids if i not in source.tokenizer.end_ids}
         self.pieces = {i: piece for i, piece in pieces.items() if piece}
+        self.bytes_written = frozenset(b"".join(self.pieces.values()))
 
     def probs(self, ids: tuple[int, ...]) -> np.ndarray:
         if ids not in self.known:
@@ -33,8 +36,7 @@ class ByHand:
             text = data.decode()
         except UnicodeDecodeError:
             return True
-        encode = self.source.tokenizer.encode
-        return any(encode(text + more)[: len(ids)] == ids for more in CONTINUATIONS)
+        return ids in _beginnings(self.source, self.bytes_written, text)
 
     def mass(
         self, data: bytes, *, judged: bool, ids: tuple[int, ...] = (), start: int = 0
@@ -72,6 +74,16 @@ class ByHand:
             ends = list(self.source.tokenizer.end_ids)
             found[END] = np.prod(path) * self.probs(ids)[ends].sum()
         return found
+
+
+@lru_cache(maxsize=4096)
+def _beginnings(source: Source, bytes_written: frozenset[int], text: str) -> set[tuple[int, ...]]:
+    """Beginnings of the encodings of ``text`` with any of about 150 examples after it."""
+    few = (more for more in examples() if len(more) > 1 or more.isprintable())
+    chosen = (more for num, more in enumerate(few) if len(more) > 1 or not num % 6)
+    usable = (more for more in chosen if bytes_written.issuperset(more.encode()))
+    longer = {source.tokenizer.encode(text + more) for more in ("", *usable)}
+    return {each[:num] for each in longer for num in range(len(each) + 1)}
 
 
 def _is_text(data: bytes) -> bool:

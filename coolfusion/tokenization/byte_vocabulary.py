@@ -53,6 +53,11 @@ class ByteVocabulary:
         self.ids = np.array([token for _, token in named], np.int64)
         self.follow = lru_cache(maxsize=MAX_FOLLOWS)(self._follow)
 
+    @property
+    def bytes_written(self) -> frozenset[int]:
+        """Every byte that some token writes."""
+        return frozenset(b"".join(self._pieces))
+
     def __len__(self) -> int:
         return len(self._pieces)
 

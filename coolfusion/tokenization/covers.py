@@ -22,7 +22,8 @@ import numpy as np
 
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.byte_vocabulary import ByteVocabulary
-from coolfusion.tokenization.canonical import Canonical, continued, extend
+from coolfusion.tokenization.canonical import Canonical, extend
+from coolfusion.tokenization.continuations import beginnings, kinds_of
 from coolfusion.tokenization.utf8 import goes_on, whole_characters
 from coolfusion.types import Floats
 
@@ -90,6 +91,7 @@ class Covering:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = ByteVocabulary(tokenizer, vocab_size)
+        self._kinds = kinds_of(tokenizer, self._vocabulary.bytes_written)
 
     def begin(self, canonical: Canonical | None = None) -> Cover:
         """The cover of a text by its canonical encoding alone; by default of the empty text."""
@@ -119,7 +121,7 @@ class Covering:
         # canonical. After "b", its child "a", "b" is not the encoding of "ab" and leaves the
         # sum. Inside a character there is no text to encode, so every token counts.
         if not pending:
-            born = list(self._canonical_only(born, canonical))
+            born = self._canonical_only(born, canonical, grown)
         branches = (*grown, *born)
         return Cover(canonical, pending, branches, _waited_for(branches, unknown))
 
@@ -272,13 +274,18 @@ class Covering:
             yield self._fresh((*branch.ids, token), log_mass)
 
     def _canonical_only(
-        self, branches: Iterable[CoverBranch], canonical: Canonical
-    ) -> Iterator[CoverBranch]:
+        self, born: list[CoverBranch], canonical: Canonical, grown: Iterable[CoverBranch]
+    ) -> list[CoverBranch]:
         """The branches whose ids begin the encoding of the text or of a continuation of it."""
-        for branch in branches:
-            num = len(branch.ids)
-            if any(ids[:num] == branch.ids for ids in continued(canonical, self._tokenizer)):
-                yield branch
+        undecided = {branch.ids for branch in born if branch.ids != canonical.ids}
+        if undecided:
+            follows = (self._vocabulary.follow(each.low, each.high, each.depth) for each in grown)
+            joined = {byte for follow in follows for byte in follow.ranges}
+            for ids in beginnings(canonical, self._tokenizer, self._kinds, joined):
+                undecided.discard(ids)
+                if not undecided:
+                    break
+        return [branch for branch in born if branch.ids not in undecided]
 
 
 def _reference(cover: Cover) -> float:

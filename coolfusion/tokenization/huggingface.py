@@ -17,6 +17,8 @@ from coolfusion.tokenization.literals import (
     examples_of,
     faithful_copy,
     literals_of,
+    names_of_words,
+    pattern_of,
     without_names,
 )
 from coolfusion.tokenization.losses import Loss, find_losses, suspicious
@@ -55,6 +57,11 @@ class HuggingFaceTokenizer:
         self._pieces = token_pieces(self._plain, spec)
         self.end_ids = frozenset(end_ids)
         self._taken = _taken_names(self._plain, spec, self._pieces)
+        self.knows_whole_parts = bool(
+            spec["model"].get("ignore_merges") or spec["model"].get("end_of_word_suffix")
+        )
+        self.whole_words = names_of_words(self._plain)
+        self._whole_words = pattern_of(self.whole_words, self.whole_words)
         self._anchors = self._choose_anchors()
         self._apart = Literals({})
         self._apart = literals_of(self._plain, self._pieces, self._trip)
@@ -84,6 +91,18 @@ class HuggingFaceTokenizer:
     def piece(self, token_id: int) -> bytes | None:
         """The bytes a token adds to a text; None for a control token or an unused id."""
         return self._pieces.get(token_id)
+
+    def parts(self, text: str) -> tuple[tuple[int, int], ...]:
+        """The (first, end) of each part of the normalised ``text`` that is encoded by itself.
+
+        Added tokens that must stand alone as words come first.
+        """
+        splitter, normalizer = self._plain.pre_tokenizer, self._plain.normalizer
+        words = tuple(found.span() for found in self._whole_words.finditer(text))
+        text = normalizer.normalize_str(text) if normalizer is not None else text
+        if splitter is None:
+            return (*words, (0, len(text)))
+        return (*words, *(span for _, span in splitter.pre_tokenize_str(text)))
 
     def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
         """Ids of a raw prompt, or of chat messages through the chat template.

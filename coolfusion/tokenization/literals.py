@@ -34,14 +34,8 @@ class Literals:
     ) -> None:
         self._ids = dict(ids)
         self._of_byte = dict(of_byte or {})
-        longest_first = sorted(ids, key=lambda each: (-len(each), each))
-        choices = [
-            rf"(?<!\w){regex.escape(each)}(?!\w)" if each in as_words else regex.escape(each)
-            for each in longest_first
-        ]
-        if spelled:
-            choices.append(f"[{alike(spelled)}]")
-        self._pattern = regex.compile("|".join(choices)) if choices else None
+        more = f"[{alike(spelled)}]" if spelled else ""
+        self._pattern = pattern_of(ids, as_words, more) if ids or more else None
 
     @property
     def names(self) -> Collection[str]:
@@ -65,6 +59,23 @@ class Literals:
         if literal in self._ids:
             return (self._ids[literal],)
         return tuple(self._of_byte[byte] for byte in literal.encode())
+
+
+def pattern_of(
+    names: Iterable[str], as_words: Collection[str], more: str = ""
+) -> regex.Pattern[str]:
+    """A pattern of the longest of ``names``, and of ``more``. It finds nothing if both are empty."""
+    choices = [
+        rf"(?<!\w){regex.escape(name)}(?!\w)" if name in as_words else regex.escape(name)
+        for name in sorted(names, key=lambda name: (-len(name), name))
+    ]
+    return regex.compile("|".join([*choices, *([more] if more else [])]) or r"(?!)")
+
+
+def names_of_words(tokenizer: tokenizers.Tokenizer) -> tuple[str, ...]:
+    """Added tokens, no control tokens, that count only where they stand alone as words."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    return tuple(token.content for token in added if token.single_word and not token.special)
 
 
 def faithful_copy(tokenizer: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
@@ -119,8 +130,7 @@ def literals_of(
     if not altered(examples_of(added.values()), trip, inside):
         # Tokens are found where they stand, unless a part of their names is spelled by bytes.
         own = {name: i for name, i in own.items() if not set(name).isdisjoint(spelled)}
-    words = {token.content for token in added.values() if token.single_word}
-    return Literals(own, words, spelled, of_byte)
+    return Literals(own, names_of_words(tokenizer), spelled, of_byte)
 
 
 def without_names(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -49,6 +49,20 @@ class EncoderDecoderTokenizer:
         """The decoder's ids of a part of a response."""
         return self._tokenizer.encode(text)
 
+    @property
+    def whole_words(self) -> tuple[str, ...]:
+        """Added tokens that count only where they stand alone as words."""
+        return self._tokenizer.whole_words
+
+    @property
+    def knows_whole_parts(self) -> bool:
+        """Whether a part of a text may be encoded otherwise than as the beginning of a longer one."""
+        return self._tokenizer.knows_whole_parts
+
+    def parts(self, text: str) -> tuple[tuple[int, int], ...]:
+        """The (first, end) of each part of the normalised ``text`` that is encoded by itself."""
+        return self._tokenizer.parts(text)
+
     def piece(self, token_id: int) -> bytes | None:
         """The bytes a decoder's token adds to a text; None for all others."""
         return self._tokenizer.piece(token_id) if token_id < self._sides.num_decoder_ids else None
