@@ -7,7 +7,6 @@ every segment would be quadratic, so ids before a settled position are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import regex
@@ -17,9 +16,6 @@ from coolfusion.tokenization.base import Tokenizer
 # A pre-tokenizer may look ahead, so a split that is safe now may not be safe after more text.
 # In Llama 3, "x" and "  " are tokens of "x  ", but "x", " " and " a" those of "x  a".
 WINDOW = 48  # characters that must follow a position before it may be settled
-# Examples of what may come next, one for each thing that pre-tokenizers look ahead at: words,
-# contractions, groups of digits, runs of white space.
-CONTINUATIONS = ("", "a", "t", "1", "11", " ", "\n")
 _WORD_START = regex.compile(r"(?<=\S)(?=\s)")
 
 
@@ -59,16 +55,6 @@ def extend(
 def splits(left: str, right: str, tokenizer: Tokenizer) -> bool:
     """Whether encoding the two sides apart gives the same ids as encoding them together."""
     return tokenizer.encode(left) + tokenizer.encode(right) == tokenizer.encode(left + right)
-
-
-def continued(canonical: Canonical, tokenizer: Tokenizer) -> Iterator[tuple[int, ...]]:
-    """Ids of the text, and of texts that continue it in different ways (``CONTINUATIONS``)."""
-    # Subtle: encode(text) need not be a beginning of encode(text + more). In Llama 3 "x  " is
-    # "x", "  ". The tokens "x", " " do not begin it, but they begin "x  a".
-    yield canonical.ids  # first, as it decides most cases without another encoding
-    settled = canonical.ids[: canonical.num_settled]
-    for continuation in CONTINUATIONS[1:]:
-        yield settled + tokenizer.encode(canonical.tail + continuation)
 
 
 def common_length(left: Canonical, right: Canonical) -> int:
