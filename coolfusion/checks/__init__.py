@@ -1,0 +1,1 @@
+"""What comes from outside, checked before it is used: arguments, and JSON."""
