@@ -22,6 +22,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from coolfusion.checks.strict_json import check_whole, strict_json
+from coolfusion.checks.values import shown
 from coolfusion.config.kinds import Option
 from coolfusion.config.options import BY_NAME, RESPONSE, options_of
 from coolfusion.config.spelling import FOREIGN, did_you_mean
@@ -99,15 +101,18 @@ def request_with(options: Mapping[str, Any], request: Request) -> Request:
 def read_rows(path: str | PathLike[str], keys: Sequence[str] = ()) -> tuple[InputRow, ...]:
     """The rows of a JSON lines file; ``keys`` are further ones that the caller understands.
 
-    Raises ``UsageError`` naming the file and line that is wrong.
+    A byte order mark is no part of the first row. Raises ``UsageError`` naming the file and line that
+    is wrong, and for a file without rows.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        data = Path(path).read_bytes()
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
-        raise UsageError(f'Cannot read "{path}": {error.strerror}.') from None
+        raise UsageError(f'Cannot read "{path}": {error.strerror or error}.') from None
     except UnicodeDecodeError as error:
+        where = data[: error.start].count(b"\n") + 1
         raise UsageError(
-            f'"{path}" is not UTF-8 at byte {error.start}. Convert it first.'
+            f'"{path}" is not UTF-8 at byte {error.start}, in line {where}. Convert it first.'
         ) from None
     records = []
     # Only line feeds part rows: str.splitlines would cut texts at U+2028 too.
@@ -116,9 +121,11 @@ def read_rows(path: str | PathLike[str], keys: Sequence[str] = ()) -> tuple[Inpu
             continue
         place = f'"{path}" line {number}'
         try:
-            records.append((place, json.loads(line)))
+            records.append((place, strict_json(line)))
         except ValueError as error:
-            raise UsageError(f"{place} is not JSON: {error}.") from None
+            raise UsageError(f"{place} is not JSON that can be read: {error}.") from None
+    if not records:
+        raise UsageError(f'"{path}" has no rows: there is nothing to answer. Give one a line.')
     return rows_from(records, keys)
 
 
@@ -131,7 +138,7 @@ def rows_from(records: Iterable[tuple[str, Any]], keys: Sequence[str] = ()) -> t
     for row in rows:
         if row.id in seen:
             raise UsageError(
-                f"{row.place} has the id {row.id!r} of {seen[row.id]}. Ids tell rows apart on resuming."
+                f"{row.place} has the id {shown(row.id)} of {seen[row.id]}. Ids tell rows apart on resuming."
             )
         seen[row.id] = row.place
     return rows
@@ -142,12 +149,18 @@ def _row(place: str, number: int, record: Any, keys: Sequence[str]) -> InputRow:
         record = {"prompt": record}
     if not isinstance(record, Mapping):
         raise UsageError(
-            f'{place} is {record!r}; a row is a text, or an object with "prompt", "messages" or "prompts".'
+            f'{place} is {shown(record)}; a row is a text, or an object with "prompt", "messages" or "prompts".'
         )
     _check_spelling(place, record, keys)
     row_id = record.get("id", number)
     if not isinstance(row_id, (str, int)) or isinstance(row_id, bool):
-        raise UsageError(f'{place} has the "id" {row_id!r}; it must be text or a whole number.')
+        raise UsageError(
+            f'{place} has the "id" {shown(row_id)}; it must be text or a whole number.'
+        )
+    try:
+        check_whole(str(row_id))
+    except ValueError as error:
+        raise UsageError(f'{place} has an "id" that cannot be kept: {error}.') from None
     read = ("id", *PROMPT_KEYS, *_OPTIONS)
     return InputRow(
         row_id,
@@ -190,7 +203,7 @@ def _prompt(place: str, record: Mapping[str, Any]) -> Prompt:
         return shared or ""
     if not isinstance(own, Mapping) or not own:
         raise UsageError(
-            f'{place} has the "prompts" {own!r}; they map names of sources to texts or messages.'
+            f'{place} has the "prompts" {shown(own)}; they map names of sources to texts or messages.'
         )
     if shared is not None and EVERYONE_ELSE in own:
         raise UsageError(
@@ -207,7 +220,7 @@ def _own_prompt(place: str, key: str, value: Any) -> OwnPrompt:
 
 def _text(place: str, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise UsageError(f'{place} has the "{key}" {value!r}; it must be text, not empty.')
+        raise UsageError(f'{place} has the "{key}" {shown(value)}; it must be text, not empty.')
     return value
 
 

@@ -162,3 +162,42 @@ def test_systems_answer_each_row_by_its_own_options() -> None:
     # A row's own sampling is about its answer: samples of a vote keep theirs, or would be alike.
     for number in range(3):
         assert record.outcomes[f"a#{number}", 3].text == record.outcomes[f"a#{number}", 0].text
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            b'{"prompt": "a"}\n' + b"[" * 100_000,
+            "line 2 is not JSON that can be read: it is nested",
+        ),
+        (
+            b'{"prompt": "a", "x": ' + b"9" * 5000 + b"}",
+            "line 1 is not JSON that can be read: it has",
+        ),
+        (b'{"prompt": "a", "x": 1e400}', "the number 1e400 is too great"),
+        (b'{"prompt": "a", "x": NaN}', "NaN is no number"),
+        (b'{"prompt": "a", "prompt": "b"}', "the key 'prompt' twice"),
+        (b'{"prompt": "a", "id": "\\ud800"}', 'line 1 has an "id" that cannot be kept'),
+        (b'{"prompt": "a", "\\udc00": 1}', "half a character"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}', "is not UTF-8 at byte 28, in line 2"),
+        (b'{"prompt": "\x00"}', "control character"),
+        (b"\xff\xfe{\x00", "is not UTF-8 at byte 0, in line 1"),
+        (b"", "has no rows"),
+        (b"\n \r\n\n", "has no rows"),
+        (b"\xef\xbb\xbf", "has no rows"),
+    ],
+)
+def test_what_no_reader_can_take(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(UsageError) as caught:
+        read_rows(path)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_marks_of_editors_are_no_part_of_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n\r\n{"prompt": "b\\u0000"}\r\n')
+    assert [row.prompt for row in read_rows(path)] == ["a", "b\0"]
