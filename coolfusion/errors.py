@@ -5,7 +5,8 @@
     │   ├── LossyTokenizerError   a tokenizer cannot reproduce text
     │   ├── PromptError           a prompt is empty, too long or of the wrong kind
     │   ├── LoadError             a model folder cannot be used
-    │   └── UnknownOptionError    an option of that name does not exist; a TypeError too
+    │   ├── UnknownOptionError    an option of that name does not exist; a TypeError too
+    │   └── UncopyableError       an object holds models and cannot be pickled; a TypeError too
     └── SourceError           a source failed while it was decoding
         ├── NonFiniteError        its model returned NaN or infinity
         ├── ContextLengthError    its context window is full
@@ -47,6 +48,10 @@ class LoadError(UsageError):
 
 class UnknownOptionError(UsageError, TypeError):
     """An option was given that does not exist; the message says which one may be meant."""
+
+
+class UncopyableError(UsageError, TypeError):
+    """An object was to be pickled or copied that holds models, caches or open files."""
 
 
 class SourceError(CoolfusionError, RuntimeError):

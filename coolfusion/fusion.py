@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
+from coolfusion.checks.arguments import checked
 from coolfusion.config.file import settled_options
 from coolfusion.config.keywords import takes_options
 from coolfusion.config.kinds import MIXTURE, SEGMENTS, strategy_named
@@ -31,7 +32,7 @@ from coolfusion.decoding.segments.beam import BeamSearch, Ranked
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION, SegmentDecoder
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.speculation import Speculation
-from coolfusion.errors import UsageError
+from coolfusion.errors import UncopyableError, UsageError
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step
 
@@ -52,6 +53,7 @@ class FusionModel:
     source names to prompts gives each its own ("*": all that are not named).
     """
 
+    @checked
     def __init__(
         self,
         sources: Sequence[Source],
@@ -65,6 +67,12 @@ class FusionModel:
         self.segments = SegmentDecoder(sources, recipe, speculation=speculation)
         self._mixture = mixture
         self.decoder_for(strategy)  # refuses sources that cannot be mixed
+
+    def __reduce__(self) -> NoReturn:
+        raise UncopyableError(
+            "A FusionModel cannot be pickled or copied, since its sources hold models and caches. "
+            "Load one in each process: FusionModel.from_pretrained with the same options, or a fusion.toml."
+        )
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -86,6 +94,7 @@ class FusionModel:
             self.sources, self._mixture or Mixture(weights=recipe.weights, prior=recipe.prior)
         )
 
+    @checked
     def decoder_for(self, strategy: str | None = None) -> Decoder[Any]:
         """The decoder of a strategy; None: that of this fusion."""
         chosen = self.strategy if strategy is None else strategy_named(strategy)
@@ -115,6 +124,11 @@ class FusionModel:
         passed on to transformers. ``progress`` is called with (name, how many are loaded, of how
         many). Raises ``UsageError`` for what cannot be done as asked.
         """
+        if isinstance(models, Sequence) and not models:
+            raise UsageError(
+                f"models is {models!r}, so that there is no source. Name at least one, or leave it out "
+                "for the built-in ones."
+            )
         said = settled_options(models, options.get("config"), options)
         paths = list(said.get("models") or builtin_paths())
         plan = plan_fusion(paths, said)

@@ -16,6 +16,7 @@ is such a folder. The bounds of a file are those of ``coolfusion.documents``.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -23,18 +24,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from coolfusion.checks.arguments import checked
 from coolfusion.config.kinds import MIXTURE, SEGMENTS
 from coolfusion.config.options import BY_NAME, OPTIONS, FusionConfig
 from coolfusion.config.plan import check_named_sources, check_strategy_options
 from coolfusion.config.spelling import did_you_mean
 from coolfusion.documents import MAX_TEXT_BYTES, json_text, parsed_toml, read_file, shown
-from coolfusion.errors import UnknownOptionError, UsageError
+from coolfusion.errors import CoolfusionError, UnknownOptionError, UsageError
 
 FILE_NAME: Final = "fusion.toml"
 HEADING: Final = "# Which models are fused, and how. FusionModel.from_pretrained reads this.\n"
 KEYS: Final = tuple(each.name for each in fields(FusionConfig))
 
 
+@checked
 def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
     """Read a fusion file, or the one in a folder. Models are looked for in its folder first.
 
@@ -49,7 +52,7 @@ def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
         data = parsed_toml(text)
     except OSError as error:
         raise UsageError(f'Cannot read the fusion file "{file}": {error.strerror}.') from None
-    except ValueError as error:  # not UTF-8, or not TOML
+    except ValueError as error:  # not UTF-8, not TOML, or nested too deeply
         raise UsageError(f'The fusion file "{file}" is not TOML: {error}.') from None
     try:
         config = config_from(data)
@@ -58,6 +61,7 @@ def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
     return replace(config, models=tuple(_located(model, file.parent) for model in config.models))
 
 
+@checked
 def config_from(data: Mapping[str, Any]) -> FusionConfig:
     """The configuration that keys and values describe, lists and tables as a file has them.
 
@@ -73,6 +77,7 @@ def config_from(data: Mapping[str, Any]) -> FusionConfig:
     return config
 
 
+@checked
 def write_fusion_file(path: str | os.PathLike[str], config: FusionConfig) -> None:
     """Write ``config`` so that ``read_fusion_file`` gives it back; a file there is replaced whole.
 
@@ -90,9 +95,16 @@ def write_fusion_file(path: str | os.PathLike[str], config: FusionConfig) -> Non
     if weights:
         lines += ["", "[weights]", *(f"{_key(n)} = {_toml(w)}" for n, w in weights.items())]
     target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(HEADING + "\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(target)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        partial = target.with_name(f".{target.name}.partial")
+        partial.write_text(HEADING + "\n".join(lines) + "\n", encoding="utf-8")
+        partial.replace(target)
+    except OSError as error:
+        raise CoolfusionError(
+            f'Writing "{target}" failed: {error.strerror or error}. What was there before is kept.'
+        ) from error
 
 
 def fusion_file_among(models: object) -> Path | None:

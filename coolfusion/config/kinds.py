@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from coolfusion.checks.arguments import checked
 from coolfusion.errors import UsageError
 
 SEGMENTS: Final = "segments"
@@ -18,6 +19,7 @@ MIXTURE: Final = "mixture"
 STRATEGIES: Final = (SEGMENTS, MIXTURE)
 
 
+@checked
 def strategy_named(name: str) -> str:
     """The strategy of that name. Raises ``UsageError`` for one that does not exist."""
     if name not in STRATEGIES:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from coolfusion.backends.source import check_names
 from coolfusion.config.kinds import (
@@ -29,17 +29,14 @@ from coolfusion.config.kinds import (
     strategy_named,
 )
 from coolfusion.decoding.mixture.options import route_named
-from coolfusion.decoding.mixture.rules import mixing_named
+from coolfusion.decoding.mixture.rules import MixingRule, mixing_named
 from coolfusion.decoding.request import request
+from coolfusion.decoding.segments.end_rules import EndRule
+from coolfusion.decoding.segments.gates import Budget, Gate
 from coolfusion.decoding.segments.recipe import make_recipe
-
-if TYPE_CHECKING:
-    from coolfusion.decoding.mixture.rules import MixingRule
-    from coolfusion.decoding.segments.end_rules import EndRule
-    from coolfusion.decoding.segments.gates import Budget, Gate
-    from coolfusion.decoding.segments.rerankers import Reranker
-    from coolfusion.decoding.source_weights import PromptPrior
-    from coolfusion.tokenization.boundaries import Boundary
+from coolfusion.decoding.segments.rerankers import Reranker
+from coolfusion.decoding.source_weights import PromptPrior
+from coolfusion.tokenization.boundaries import Boundary
 
 MODELS: Final = "models"
 FUSION: Final = "fusion"

@@ -14,7 +14,6 @@ except for one that is almost the name of a key above, which is refused.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b

@@ -27,8 +27,11 @@ class ConformanceError(CoolfusionError, AssertionError):
     """An object broke a law of its seam; ``law`` names the law."""
 
     def __init__(self, law: str, message: str) -> None:
-        super().__init__(f"Law broken: {law}. {message}")
-        self.law = law
+        super().__init__(law, message)  # as they are, so that it can be pickled
+        self.law, self.message = law, message
+
+    def __str__(self) -> str:
+        return f"Law broken: {self.law}. {self.message}"
 
 
 def require(holds: bool, law: str, expected: object, actual: object, where: object) -> None:
