@@ -32,6 +32,7 @@ from typing import Any, final
 
 import regex
 
+from coolfusion.checks.arguments import checked
 from coolfusion.documents import json_text, parsed_json
 from coolfusion.errors import CoolfusionError, UsageError
 
@@ -55,6 +56,7 @@ class JsonLog:
     has other ``settings``; nothing is changed then.
     """
 
+    @checked
     def __init__(
         self,
         path: str | PathLike[str],
@@ -168,7 +170,7 @@ class JsonLog:
             if header["kind"] != "run":
                 raise ValueError(header["kind"])
             earlier = dict(header["settings"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise self._foreign(1, lines[0]) from None
         check_same_settings(self.path, earlier, settings)
 
@@ -180,7 +182,7 @@ class JsonLog:
             take(record)
         except UsageError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._foreign(number, line) from None
 
     def _foreign(self, number: int, line: bytes) -> UsageError:

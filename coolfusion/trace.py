@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import IO, Any, final
 
+from coolfusion.checks.arguments import checked
+from coolfusion.checks.values import shown
 from coolfusion.documents import json_ready, json_text, number_from, parsed_json
 from coolfusion.errors import UsageError
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
@@ -47,11 +49,19 @@ class TraceWriter:
         self._file.flush()
 
 
+@checked
 def write_trace(
     path: str | PathLike[str], generations: Iterable[Generation], prompt: object = None
 ) -> None:
     """Write whole responses to ``path``. An existing file is replaced."""
-    with open(path, "w", encoding="utf-8") as file:
+    try:
+        json_text(prompt)
+    except UsageError:
+        raise UsageError(
+            f"prompt is {shown(prompt)}; a trace can hold what JSON can: texts, numbers, lists and "
+            "objects of these."
+        ) from None
+    with _opened(path, "w") as file:
         writer = TraceWriter(file)
         for generation in generations:
             writer.start(generation.sources, prompt)
@@ -60,10 +70,23 @@ def write_trace(
             writer.end(generation)
 
 
+@checked
 def read_trace(path: str | PathLike[str]) -> list[Generation]:
     """The responses of a trace. Raises ``UsageError`` for a file that is not a trace."""
-    with open(path, "rb") as file:
+    with _opened(path, "r") as file:
         return list(_generations(file, str(path)))
+
+
+def _opened(path: str | PathLike[str], mode: str) -> IO[str]:
+    # Half a character, which UTF-8 cannot hold, becomes the escape that JSON has for it.
+    errors = "backslashreplace" if mode == "w" else "replace"
+    try:
+        return open(path, mode, encoding="utf-8", errors=errors, newline="\n")
+    except OSError as error:
+        verb = "write" if mode == "w" else "read"
+        raise UsageError(
+            f'Cannot {verb} the trace "{path}": {error.strerror or error}. Give another path.'
+        ) from error
 
 
 def step_to_dict(step: Step) -> dict[str, Any]:
@@ -105,11 +128,11 @@ def _numbers(values: list[Any] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(number_from(value) for value in values)
 
 
-def _generations(lines: Iterable[bytes], path: str) -> Iterator[Generation]:
+def _generations(lines: Iterable[str], path: str) -> Iterator[Generation]:
     sources: tuple[str, ...] | None = None
     steps: list[Step] = []
     for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
+        if not line.endswith("\n"):
             break  # the last line was being written when the program died
         try:
             record = parsed_json(line)
@@ -126,7 +149,7 @@ def _generations(lines: Iterable[bytes], path: str) -> Iterator[Generation]:
                     record["text"], reason, record["stop_string"], sources, tuple(steps)
                 )
                 sources, steps = None, []
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not a trace: line {number} cannot be read ({error})."
             ) from error

@@ -1,18 +1,19 @@
 """The ``coolfusion`` command: one module per sub-command, errors turned into messages here.
 
-Exit codes: 0 done, 1 something failed on the way, 2 the caller's mistake, 130 interrupted.
+Exit codes: 0 done, 1 something failed on the way, 2 the caller's mistake. A signal gives 128 and its
+number: 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coolfusion import __version__
+from coolfusion.checks.values import shown
 from coolfusion.cli import (
     evaluate,
     generate,
@@ -23,9 +24,28 @@ from coolfusion.cli import (
     tune,
 )
 from coolfusion.cli.command_parser import CommandParser
+from coolfusion.cli.process import (
+    abandon,
+    check_open,
+    exit_code,
+    interruptible,
+    put,
+    ready_streams,
+)
+from coolfusion.cli.terminal import say
 from coolfusion.errors import CoolfusionError, UsageError
 
 COMMANDS = (generate, evaluate, inspect, merge, swarm, tune)
+# What is wrong with a path, and no fault of a disk.
+CORRECTABLE = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EROFS,
+)
 
 
 def parser(command: str = "", defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
@@ -47,27 +67,35 @@ def parser(command: str = "", defaults: Mapping[str, Any] | None = None) -> argp
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    with ready_streams(), interruptible():
+        try:
+            return _run(argv)
+        except BrokenPipeError:  # the reader has gone
+            abandon(sys.stdout)
+            return 0
+        except KeyboardInterrupt as stop:
+            say("\ncoolfusion: interrupted")
+            return exit_code(stop)
+        except CoolfusionError as error:
+            say(f"coolfusion: error: {error}")
+            return 2 if isinstance(error, UsageError) else 1
+        except OSError as error:
+            what = f"{shown(str(error.filename))}: " if error.filename else ""
+            say(f"coolfusion: error: {what}{error.strerror or error}")
+            return 2 if error.filename and error.errno in CORRECTABLE else 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as stop:  # argparse has said what was wrong, or printed the help
+        put("")
         return int(stop.code or 0)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a narrow terminal loses no response
-    try:
-        arguments = _configured(argv, arguments)
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # The reader has gone; writing to it again at exit would fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        print("\ncoolfusion: interrupted", file=sys.stderr)
-        return 130
-    except (CoolfusionError, OSError) as error:
-        print(f"coolfusion: error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+    arguments = _configured(argv, arguments)
+    check_open(is_wanted=not getattr(arguments, "output", None))
+    code: int = arguments.run(arguments)
+    put("")  # what is left of the output, while it can still fail
+    return code
 
 
 def _configured(argv: Sequence[str] | None, arguments: argparse.Namespace) -> argparse.Namespace:

@@ -10,10 +10,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from coolfusion.cli import files, options, rows
 from coolfusion.cli.command_parser import add_command
+from coolfusion.cli.process import as_json, exit_code, put
 from coolfusion.cli.prompts import check_chat, own_prompts, prompt_of
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
-from coolfusion.documents import json_text
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.trace import TraceWriter
 from coolfusion.types import Generation, Step
@@ -99,20 +99,21 @@ def run(arguments: argparse.Namespace) -> int:
     text = None if own and arguments.prompt is None else files.read_text(arguments.prompt)
     if text is not None and not text.strip():
         raise UsageError("The prompt is empty, so there is nothing to continue. Give some text.")
+    if arguments.trace == files.STANDARD:
+        raise UsageError('--trace is "-", but standard output has the response. Give a file.')
     if arguments.trace is not None:
-        files.check_writable(arguments.trace)
+        files.check_writable(arguments.trace, stream_ok=True)
     fusion = options.load_fusion(arguments)
     prompt = prompt_of(arguments, fusion, text, own)
     if arguments.n_best is not None:
         for ranked in BeamSearch(fusion.decoder, arguments.n_best).generate(prompt, request):
-            record = {**result_dict(ranked.generation), "cost": ranked.cost}
-            print(json_text(record))
+            put(as_json({**result_dict(ranked.generation), "cost": ranked.cost}))
         return 0
     decoder = fusion.decoder_for()
     state = decoder.start(prompt, request)
     # Only now that nothing can be refused any more may an old trace be replaced.
-    with open(arguments.trace, "w", encoding="utf-8") if arguments.trace else nullcontext() as file:
-        recorder = _Recorder(file)
+    with files.open_trace(arguments.trace) if arguments.trace else nullcontext() as file:
+        recorder = _Recorder(file, arguments.trace)
         recorder.start(fusion, prompt)
         return _answer(arguments, decoder, state, recorder)
 
@@ -155,7 +156,7 @@ def _answer(
     screen = Painter(names, sys.stdout, allowed=not (arguments.no_color or arguments.json))
     aside = Painter(names, sys.stderr, allowed=not arguments.no_color)
     if screen.paints and not arguments.quiet:
-        say(aside.legend(names))
+        aside.say(aside.legend(names))
     steps: list[Step] = []
     failure: BaseException | None = None
     try:
@@ -169,26 +170,25 @@ def _answer(
     generation = decoder.finish(state, steps)
     recorder.end(generation)
     if arguments.json:
-        print(json_text(result_dict(generation)))
+        put(as_json(result_dict(generation)))
     else:
-        sys.stdout.write(_whole(steps, screen) if arguments.explain else "")
-        sys.stdout.write("" if generation.text.endswith("\n") else "\n")
+        screen.write(_whole(steps, screen) if arguments.explain else "")
+        screen.write("" if generation.text.endswith("\n") else "\n")
     for warning in generation.warnings:
         say(f"warning: {warning}")
     if isinstance(failure, SourceError):
         raise failure
     if not arguments.quiet:
         say("interrupted" if failure else summary(generation))
-    return 130 if failure else recorder.code
+    return exit_code(failure) if failure else recorder.code
 
 
 def _show(step: Step, arguments: argparse.Namespace, screen: Painter, aside: Painter) -> None:
     """One step as it happens: its text, or with --explain the reasons beside it."""
     if arguments.explain:
-        say(explain(step, aside))
+        aside.say(explain(step, aside))
     elif not arguments.json:
-        sys.stdout.write(screen.by_drafters(step.text, step.drafters))
-        sys.stdout.flush()
+        screen.write(screen.by_drafters(step.text, step.drafters))
 
 
 def _whole(steps: list[Step], painter: Painter) -> str:
@@ -198,7 +198,8 @@ def _whole(steps: list[Step], painter: Painter) -> str:
 class _Recorder:
     """A trace that may be absent, and that may fail without taking the response with it."""
 
-    def __init__(self, file: IO[str] | None) -> None:
+    def __init__(self, file: IO[str] | None, path: str | None) -> None:
+        self._path = path
         self._writer = None if file is None else TraceWriter(file)
         self.code = 0
 
@@ -220,5 +221,6 @@ class _Recorder:
         try:
             write(self._writer)
         except OSError as error:
-            say(f"warning: the trace ends here, it cannot be written: {error.strerror}")
+            reason = error.strerror or error
+            say(f'warning: the trace ends here, "{self._path}" cannot be written: {reason}')
             self._writer, self.code = None, 1

@@ -8,8 +8,8 @@ from typing import Any
 
 from coolfusion.cli import files, options
 from coolfusion.cli.command_parser import add_command
+from coolfusion.cli.process import as_json, put
 from coolfusion.config.options import MODELS
-from coolfusion.documents import json_text
 from coolfusion.errors import UsageError
 
 _VISIBLE = str.maketrans({" ": "\u00b7", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"})
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.boundary,
         trust_remote_code=arguments.trust_remote_code,
     )
-    print(json_text(report) if arguments.json else _lines(report))
+    put(as_json(report) if arguments.json else f"{_lines(report)}\n")
     return 0
 
 

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli import options
-from coolfusion.cli.checkpoints import checkpoints_of
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.terminal import say
@@ -128,7 +127,7 @@ def _recipe(arguments: argparse.Namespace) -> MergeRecipe:
     values = {name: getattr(arguments, name) for name in PARAMETERS}
     merge = Merge(
         arguments.method,
-        tuple(checkpoints_of(arguments)),
+        tuple(options.checkpoints_of(arguments)),
         arguments.base,
         tuple(weights or ()),
         {name: value for name, value in values.items() if value is not None},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING
+
+from coolfusion.cli.process import harmless, raw
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -15,7 +17,7 @@ class ProgressBar:
     ``unit`` is what is counted; bytes ("B") are shown in kB, MB and so on.
     """
 
-    def __init__(self, verb: str, unit: str, stream: TextIO | None = None) -> None:
+    def __init__(self, verb: str, unit: str, stream: IO[str] | None = None) -> None:
         self._verb, self._unit = verb, unit
         self._stream = sys.stderr if stream is None else stream
         self._bar: tqdm | None = None
@@ -42,7 +44,7 @@ class ProgressBar:
         if self._bar is None:
             self._bar = self._begun(done, total)
         self._bar.n = done
-        self._bar.set_postfix_str(what, refresh=False)
+        self._bar.set_postfix_str(harmless(what), refresh=False)
         self._bar.refresh()
 
     def hide(self) -> None:
@@ -59,7 +61,7 @@ class ProgressBar:
             total=total,
             unit="B" if self._unit == "B" else f" {self._unit}",
             unit_scale=self._unit == "B",
-            file=self._stream,
+            file=raw(self._stream),
             leave=False,
             dynamic_ncols=True,
             smoothing=0,  # the mean rate since the first call

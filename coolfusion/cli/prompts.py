@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from coolfusion.cli.files import check_encoded
 from coolfusion.cli.terminal import say
 from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import EVERYONE_ELSE, check_prompt_names
@@ -48,6 +49,8 @@ def prompt_of(
 
 def check_chat(arguments: argparse.Namespace) -> None:
     """Raise ``UsageError`` for a system message where no chat is wanted."""
+    if arguments.system is not None:
+        check_encoded(arguments.system)
     if arguments.raw and arguments.system is not None:
         raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
 
@@ -69,6 +72,7 @@ def own_prompts(arguments: argparse.Namespace) -> dict[str, OwnPrompt]:
             raise UsageError(f'--prompt-for is "{each}"; write NAME=TEXT, with a text to continue.')
         if name in own:
             raise UsageError(f'--prompt-for gives source "{name}" two prompts. Give it one.')
+        check_encoded(each)
         own[name] = text
     return own
 

@@ -17,9 +17,10 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, final
+from typing import IO, TYPE_CHECKING, Any, final
 
 from coolfusion.cli import files, options
+from coolfusion.cli.process import abandon, as_json, put
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import prompt_of_row
 from coolfusion.cli.resume import brief_settings, with_defaults
@@ -50,10 +51,14 @@ def run(arguments: argparse.Namespace, request: Request) -> int:
     _check_own_keys(rows)
     # As they come back from a file, where a tuple is a list.
     settings = parsed_json(json_text(brief_settings(arguments)))
-    if arguments.output is None:
+    if arguments.output in (None, files.STANDARD):
         return _answer(arguments, rows, request, Printed(), settings)
     files.check_distinct(arguments.output, arguments.input, "--input")
-    files.check_writable(arguments.output)
+    files.check_writable(arguments.output, stream_ok=True)
+    if files.is_stream(arguments.output):
+        with files.open_stream(arguments.output) as stream:
+            printed = Printed(stream, arguments.output)
+            return _answer(arguments, rows, request, printed, settings)
     with AnswerFile(arguments.output, settings) as output:
         output.check(rows)
         return _answer(arguments, rows, request, output, settings)
@@ -120,14 +125,29 @@ class AnswerFile:
 
 @final
 class Printed:
-    """Answers on standard output, each at once."""
+    """Answers on standard output, or another stream of that ``name``; each at once.
 
-    def __init__(self) -> None:
+    What a stream was given cannot be found again, so there is nothing to go on from.
+    """
+
+    def __init__(self, stream: IO[str] | None = None, name: str = "") -> None:
         self.errors: dict[str | int, bool] = {}
+        self._stream, self._name = stream, name
 
     def add(self, record: dict[str, Any]) -> None:
-        """Print an answer."""
-        print(json_text(record), flush=True)
+        """Print an answer. Raises ``CoolfusionError`` where a stream that is named fails."""
+        if self._stream is None:
+            put(as_json(record))
+            return
+        try:
+            self._stream.write(as_json(record, self._stream))
+            self._stream.flush()
+        except OSError as error:
+            abandon(self._stream)
+            raise CoolfusionError(
+                f'Writing "{self._name}" failed: {error.strerror or error}. It is no file, so that a run '
+                "begins anew; give a file as --output to go on from."
+            ) from error
 
 
 def _answer(

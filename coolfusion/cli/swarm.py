@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from coolfusion.cli import options
-from coolfusion.cli.checkpoints import checkpoints_of
+from coolfusion.cli import files, options
 from coolfusion.cli.command_parser import add_command
 from coolfusion.cli.progress import ProgressBar
 from coolfusion.cli.prompts import check_chat
@@ -165,6 +164,8 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search, write the result and return the exit code."""
+    if arguments.output == files.STANDARD or files.status_of(arguments.output) is None:
+        files.check_writable(arguments.output)
     if not arguments.task and not arguments.utility:
         raise UsageError("Say what makes a particle good: --task, or --utility.")
     find_functions_here()
@@ -206,7 +207,7 @@ def _experts(arguments: argparse.Namespace) -> Experts:
     from coolfusion.swarm import Experts
 
     ignored = tuple(arguments.ignore or ())
-    return Experts(tuple(checkpoints_of(arguments)), arguments.dtype, ignored)
+    return Experts(tuple(options.checkpoints_of(arguments)), arguments.dtype, ignored)
 
 
 def _utility(arguments: argparse.Namespace) -> Utility:

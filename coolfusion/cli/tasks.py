@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coolfusion.cli.files import check_distinct, check_writable
+from coolfusion.cli.files import STANDARD, check_distinct, check_writable, status_of, write_whole
+from coolfusion.cli.process import as_json as json_line
+from coolfusion.cli.process import put
 from coolfusion.cli.prompts import prompt_of, prompt_of_row
 from coolfusion.documents import json_text
 from coolfusion.errors import UsageError
@@ -24,8 +26,10 @@ def output_folder(path: str, files: Sequence[str], task: str) -> Path:
 
     Raises ``UsageError`` where that is not so, and where one of them is the ``task`` itself.
     """
+    if path == STANDARD:
+        raise UsageError(f'--output is "-", but {", ".join(files)} need a folder. Give one.')
     folder = Path(path)
-    if not folder.exists():
+    if status_of(path) is None:
         check_writable(path)
         folder.mkdir()
     if not folder.is_dir():
@@ -40,11 +44,11 @@ def show_report(
     data: Mapping[str, Any], text: str, markdown: str, *, as_json: bool, folder: Path | None
 ) -> None:
     """Print a report, as text or as one line of JSON, and write it to ``folder`` in two forms."""
-    whole = json_text(data, indent=None if as_json else 1)
-    print(whole if as_json else text)
     if folder is not None:
-        (folder / "report.json").write_text(whole + "\n", encoding="utf-8")
-        (folder / "report.md").write_text(markdown, encoding="utf-8")
+        whole = json_text(data, indent=None if as_json else 1)
+        write_whole(folder / "report.json", whole + "\n")
+        write_whole(folder / "report.md", markdown)
+    put(json_line(data) if as_json else f"{text}\n")
 
 
 def find_functions_here() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import IO, Any
 
+from coolfusion.cli.process import harmless, put, raw
 from coolfusion.types import Candidate, Generation, Step
 
 COLOURS = (36, 33, 35, 32, 34, 31)  # cyan, yellow, magenta, green, blue, red
@@ -15,7 +17,8 @@ COLOURS = (36, 33, 35, 32, 34, 31)  # cyan, yellow, magenta, green, blue, red
 class Painter:
     """Colours text by source where the stream is a terminal that wants it."""
 
-    def __init__(self, sources: Sequence[str], stream: TextIO, *, allowed: bool = True) -> None:
+    def __init__(self, sources: Sequence[str], stream: IO[str], *, allowed: bool = True) -> None:
+        self._stream = stream
         wanted = allowed and stream.isatty() and not os.environ.get("NO_COLOR")
         self._colours = (
             {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(sources)} if wanted else {}
@@ -29,8 +32,20 @@ class Painter:
     def by_drafters(self, text: str, drafters: Sequence[str]) -> str:
         """``text`` in the colour of its only drafter; what several wrote stays plain."""
         if len(drafters) != 1 or drafters[0] not in self._colours or not text:
-            return text
-        return f"\x1b[{self._colours[drafters[0]]}m{text}\x1b[0m"
+            return self.plain(text)
+        return f"\x1b[{self._colours[drafters[0]]}m{self.plain(text)}\x1b[0m"
+
+    def plain(self, text: str) -> str:
+        """``text`` as it may stand among colours, where nothing else looks at it any more."""
+        return harmless(text) if self.paints else text
+
+    def write(self, text: str) -> None:
+        """Write what was painted, at once. Colours pass a terminal's guard, as they are our own."""
+        put(text, raw(self._stream) if self.paints else self._stream)
+
+    def say(self, text: str) -> None:
+        """Say what was painted."""
+        say(text, raw(self._stream) if self.paints else self._stream)
 
     def legend(self, sources: Sequence[str]) -> str:
         """The sources, each in its colour."""
@@ -54,9 +69,18 @@ def explain(step: Step, painter: Painter) -> str:
             f"      {'>' if index == step.winner else ' '} {_candidate(candidate, painter)}"
             for index, candidate in enumerate(step.candidates)
         ]
-    lines += [f"        {gone.source} had no candidate: {gone.reason}" for gone in step.withdrawn]
-    lines += [f"        {gone.source} was dropped: {gone.reason}" for gone in step.dropped]
-    lines += [f"        {each.source} gave a zero: {each.reason}" for each in step.zeros]
+    lines += [
+        f"        {painter.plain(gone.source)} had no candidate: {painter.plain(gone.reason)}"
+        for gone in step.withdrawn
+    ]
+    lines += [
+        f"        {painter.plain(gone.source)} was dropped: {painter.plain(gone.reason)}"
+        for gone in step.dropped
+    ]
+    lines += [
+        f"        {painter.plain(each.source)} gave a zero: {painter.plain(each.reason)}"
+        for each in step.zeros
+    ]
     return "\n".join(lines)
 
 
@@ -96,6 +120,7 @@ def result_dict(generation: Generation) -> dict[str, Any]:
     }
 
 
-def say(text: str) -> None:
-    """A line for the person, beside the response."""
-    print(text, file=sys.stderr, flush=True)
+def say(text: str, stream: IO[str] | None = None) -> None:
+    """A line for the person, beside the response; one that nobody can hear is no error."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr if stream is None else stream, flush=True)
