@@ -7,9 +7,11 @@ time. What a backend caches between calls is private and only affects speed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,3 +124,15 @@ class DistributionBackend(Backend, Protocol):
     def distributions(self, queries: Sequence[Query]) -> list[Distributions]:
         """Answer a batch of queries, in order; their ``watch`` and ``sampling`` are not used."""
         ...
+
+
+# The locks of backends that are asked. Caches of models are not made for several threads at once.
+_TURNS: WeakValueDictionary[int, threading.Lock] = WeakValueDictionary()
+
+
+def turn_of(backend: Backend) -> threading.Lock:
+    """The lock that a thread holds while it asks a backend, the same for all decoders.
+
+    Whoever keeps the lock keeps the backend too, so that its number belongs to no other.
+    """
+    return _TURNS.setdefault(id(backend), threading.Lock())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from coolfusion.backends.base import Backend, Query, Scores
+from coolfusion.backends.base import Backend, Query, Scores, turn_of
 from coolfusion.backends.sampling import Sampling
 from coolfusion.decoding.checked_backend import CheckedBackend
 from coolfusion.decoding.scheduler import Answer, DistributionRequest, ModelRequest
@@ -136,14 +136,19 @@ class AnswerCache:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = CheckedBackend(backend)
+        self._turn = turn_of(backend)
         self.pace = Pace()
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
     def answer(self, requests: Sequence[ModelRequest]) -> list[Answer]:
         """Answer requests in order; only what is not known yet is asked of the model.
 
-        A request whose answer is improper has a ``SourceError`` in its place.
+        A request whose answer is improper has a ``SourceError`` in its place. Threads take turns.
         """
+        with self._turn:
+            return self._answered(requests)
+
+    def _answered(self, requests: Sequence[ModelRequest]) -> list[Answer]:
         whole = [i for i, each in enumerate(requests) if isinstance(each, DistributionRequest)]
         if not whole:
             return [*self._scores(requests)]
