@@ -14,6 +14,7 @@ import numpy as np
 
 from coolfusion.backends.base import Distributions, Query, Scores
 from coolfusion.backends.sampling import pick
+from coolfusion.checks.arguments import checked
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 from coolfusion.types import Floats
 
@@ -30,6 +31,7 @@ class NgramBackend:
     Raises ``UsageError`` for an order, a strength or a vocabulary size that is too small.
     """
 
+    @checked
     def __init__(
         self,
         texts: Sequence[Sequence[int]],

@@ -12,22 +12,37 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.checks.arguments import check_setting, checked_fields
 from coolfusion.types import Floats
+
+# Log-probabilities of half precision divided by these stay finite, and none becomes NaN.
+TEMPERATURES = (1e-6, 1e6)
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Sampling:
     """How a source picks its next token.
 
     Temperature 0 is greedy. Otherwise the pick is the argmax of the filtered, tempered
     log-probabilities plus Gumbel noise. The noise is a function of (seed, position) alone, so a
-    pick never depends on how or when it was computed.
+    pick never depends on how or when it was computed. Raises ``UsageError`` for values that make no
+    sense.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least, most = TEMPERATURES
+        usable = self.temperature == 0 or least <= self.temperature <= most
+        wanted = f"a finite number: 0 (greedy), or from {least:g} to {most:g}"
+        check_setting(usable, "temperature", self.temperature, wanted)
+        check_setting(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        check_setting(self.top_k >= 0, "top_k", self.top_k, "0 (off) or above")
+        check_setting(self.seed >= 0, "seed", self.seed, "0 or above")
 
     @property
     def is_greedy(self) -> bool:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from coolfusion.backends.base import Backend, DistributionBackend
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Source:
     """One model of a fusion, with its tokenizer; ``name`` labels it in every trace."""
 

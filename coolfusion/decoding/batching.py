@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.decoding.scheduler import Finished, Scheduler, Task
 from coolfusion.decoding.state import AnyState
 from coolfusion.errors import UsageError
@@ -20,6 +21,7 @@ MAX_TOKENS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class BatchLimits:
     """How much is decoded side by side.
 

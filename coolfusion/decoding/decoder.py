@@ -6,9 +6,10 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from coolfusion.backends.source import Source, check_limits, check_names
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.batching import (
     MAX_ROWS,
@@ -20,7 +21,7 @@ from coolfusion.decoding.batching import (
 from coolfusion.decoding.request import Request, Requests, requests_for
 from coolfusion.decoding.scheduler import Scheduler, Task, run
 from coolfusion.decoding.state import AnyState
-from coolfusion.errors import BatchError, CoolfusionError, SourceError
+from coolfusion.errors import BatchError, CoolfusionError, SourceError, UncopyableError, UsageError
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Generation, Step, StopReason
 
@@ -35,6 +36,7 @@ class Decoder(ABC, Generic[AnyState]):
     without sources, for two of one name, and for a backend whose limits are no numbers.
     """
 
+    @checked
     def __init__(self, sources: Sequence[Source]) -> None:
         check_names([source.name for source in sources])
         check_limits(sources)
@@ -42,6 +44,13 @@ class Decoder(ABC, Generic[AnyState]):
         self._caches = [AnswerCache(source.backend) for source in self.sources]
         self._concurrent = on_several_devices(self.sources)
         self._sequence_ids = itertools.count()
+
+    def __reduce__(self) -> NoReturn:
+        raise UncopyableError(
+            f"A {type(self).__name__} cannot be pickled or copied, since its sources hold models and "
+            "caches. Make one in each process, from the same sources; states and responses can be "
+            "pickled."
+        )
 
     @abstractmethod
     def start(self, prompt: Prompt, request: Request | None = None) -> AnyState:
@@ -76,6 +85,7 @@ class Decoder(ABC, Generic[AnyState]):
         """Commit one more segment, or stop. A stopped state cannot be stepped."""
         return self.step_batch([state])[0]
 
+    @checked
     def step_batch(self, states: Sequence[AnyState]) -> list[tuple[AnyState, Step]]:
         """Step several responses at once; every row's result is what ``step`` would give.
 
@@ -83,7 +93,7 @@ class Decoder(ABC, Generic[AnyState]):
         row itself, otherwise as ``generate_batch`` does.
         """
         if any(state.stop_reason for state in states):
-            raise ValueError("A stopped response cannot be stepped. Start a new one.")
+            raise UsageError("A stopped response cannot be stepped. Start a new one.")
         scheduler = self.scheduler()
         for row, state in enumerate(states):
             scheduler.start(row, self.step_async(state, len(states)))
@@ -99,6 +109,7 @@ class Decoder(ABC, Generic[AnyState]):
             state, step = self.step(state)
             yield step
 
+    @checked
     def generate(self, prompt: Prompt, request: Request | None = None) -> Generation:
         """One whole response.
 
@@ -108,6 +119,7 @@ class Decoder(ABC, Generic[AnyState]):
         outcome = dict(self._outcomes([self.start(prompt, request)], BatchLimits()))
         return all_succeeded(outcome, is_batch=False)[0]
 
+    @checked
     def generate_batch(
         self,
         prompts: Sequence[Prompt],
@@ -126,6 +138,7 @@ class Decoder(ABC, Generic[AnyState]):
         states = [self.start(*each) for each in requests_for(prompts, request)]
         return all_succeeded(dict(self._outcomes(states, limits)), is_batch=True)
 
+    @checked
     def generate_each(
         self,
         prompts: Iterable[Prompt],
@@ -176,6 +189,7 @@ class Decoder(ABC, Generic[AnyState]):
                 error.generation = replace(error.generation, steps=tuple(response.steps))
             yield response.index, error or self.finish(response.state, response.steps)
 
+    @checked
     def finish(self, state: AnyState, steps: Sequence[Step]) -> Generation:
         """The response that ``state`` and the ``steps`` that led to it make up."""
         return Generation(

@@ -12,8 +12,10 @@ import math
 import re
 from dataclasses import dataclass
 
+from coolfusion.checks.values import SHOWN
 from coolfusion.errors import UsageError
 
+MAX_DEPTH = 8  # of brackets; twice the parts that can be put around another
 _TOKEN = re.compile(r"[(),=]|[^\s(),=]+")
 
 
@@ -38,6 +40,15 @@ class Term:
 
 def parse(text: str) -> Term:
     """Read one term. Raises ``UsageError`` with the place where the text is not one."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[()]", text):
+        depth += 1 if bracket == "(" else -1
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise UsageError(
+            f'"{_brief(text)}" has brackets in brackets, {deepest} deep. Write at most {MAX_DEPTH}: each one '
+            "changes what is in it, and more of them have no meaning of their own."
+        )
     tokens = [(match.group(), match.start()) for match in _TOKEN.finditer(text)]
     term, left = _term(text, tokens)
     if left:
@@ -73,7 +84,13 @@ def _word(text: str, tokens: _Tokens) -> tuple[str, _Tokens]:
 
 def _unexpected(text: str, left: _Tokens, wanted: str) -> UsageError:
     found = f'has "{left[0][0]}" at position {left[0][1] + 1}' if left else "ends"
-    return UsageError(f'"{text}" {found} where {wanted} should be. Write name or name(name, ...).')
+    return UsageError(
+        f'"{_brief(text)}" {found} where {wanted} should be. Write name or name(name, ...).'
+    )
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
 def number_of(term: Term, what: str) -> float:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TypeAlias, TypeVar
 
 from coolfusion.backends.sampling import GREEDY, Sampling
+from coolfusion.checks.arguments import check_setting, checked, checked_fields
 from coolfusion.errors import UsageError
 
 Item = TypeVar("Item")
 
-
-def check_setting(holds: bool, name: str, value: object, wanted: str) -> None:
-    """Raise ``UsageError`` naming a setting and its value, unless it ``holds``."""
-    if not holds:
-        raise UsageError(f"{name} is {value!r}; it must be {wanted}.")
+SEED_BITS = 256  # each source has noise of its own, whose seed is longer
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Request:
     """Limits of one response, and how its tokens are picked.
 
@@ -51,14 +48,8 @@ class Request:
             self.on_source_error,
             '"drop" or "raise"',
         )
-        sampling = self.sampling
-        usable = math.isfinite(sampling.temperature) and sampling.temperature >= 0
-        check_setting(
-            usable, "temperature", sampling.temperature, "a finite number, 0 (greedy) or above"
-        )
-        check_setting(0 < sampling.top_p <= 1, "top_p", sampling.top_p, "above 0 and at most 1")
-        check_setting(sampling.top_k >= 0, "top_k", sampling.top_k, "0 (off) or above")
-        check_setting(sampling.seed >= 0, "seed", sampling.seed, "0 or above")
+        seed = self.sampling.seed
+        check_setting(seed.bit_length() <= SEED_BITS, "seed", seed, f"of {SEED_BITS} bits at most")
 
 
 # How far several responses may go: all alike, or one request for each.
@@ -68,12 +59,29 @@ Requests: TypeAlias = Request | Sequence[Request] | None
 def requests_for(
     prompts: Iterable[Item], requests: Requests
 ) -> Iterable[tuple[Item, Request | None]]:
-    """Each prompt with its request. Raises ``ValueError`` for too few or too many requests."""
+    """Each prompt with its request. Raises ``UsageError`` for too few or too many requests."""
     if requests is None or isinstance(requests, Request):
         return zip(prompts, repeat(requests), strict=False)
-    return zip(prompts, requests, strict=True)
+    return _paired(prompts, requests)
 
 
+def _paired(
+    prompts: Iterable[Item], requests: Sequence[Request]
+) -> Iterator[tuple[Item, Request | None]]:
+    number = 0
+    for number, prompt in enumerate(prompts, 1):
+        if number > len(requests):
+            break
+        yield prompt, requests[number - 1]
+    if number != len(requests):
+        side = "shorter" if number > len(requests) else "longer"
+        raise UsageError(
+            f"request has {len(requests)} entries and is {side} than the prompts. Give one each, or one "
+            "request for all."
+        )
+
+
+@checked
 def request(
     *,
     max_new_tokens: int = 256,

@@ -23,6 +23,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from coolfusion.checks.arguments import check_setting, checked, checked_fields
 from coolfusion.decoding.notation import number_of, parse
 from coolfusion.decoding.scheduler import ask, gather
 from coolfusion.decoding.source_view import SourceView
@@ -30,10 +31,12 @@ from coolfusion.errors import SourceError, UsageError
 from coolfusion.types import Floats, Usage
 
 MAX_LOSS = 8.0  # bits per byte, what a source that knows nothing of bytes needs
+MAX_ETA = 1e6  # beyond it one loss decides everything
 FLOOR = 1e-12  # least weight that a source has in a contest
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class PromptPrior:
     """Weights from the prompt's bits per byte. A high ``temperature`` makes them equal.
 
@@ -56,6 +59,7 @@ class PromptPrior:
         return log_normalized(-bits / self.temperature)
 
 
+@checked
 def prior_named(choice: str | PromptPrior) -> PromptPrior:
     """The prior called ``prompt`` or ``prompt(TEMPERATURE)``, or the prior itself."""
     if isinstance(choice, PromptPrior):
@@ -83,12 +87,18 @@ def log_normalized(log_weights: Floats) -> tuple[float, ...]:
     return tuple(float(value) for value in shifted)
 
 
+@checked
 def hedged(log_weights: Sequence[float], losses: Sequence[float], eta: float) -> tuple[float, ...]:
     """Logarithms of the weights after one update by ``losses`` (bits per byte, one per source).
 
     Losses are clipped to [0, MAX_LOSS], on which the regret bound stands; one that is not a
     number counts as the greatest.
     """
+    if len(log_weights) != len(losses):
+        raise UsageError(
+            f"log_weights has {len(log_weights)} entries and losses {len(losses)}. Give one per source."
+        )
+    check_setting(0 <= eta <= MAX_ETA, "eta", eta, f"from 0 to {MAX_ETA:g}")
     loss = np.nan_to_num(np.array(losses, dtype=np.float64), nan=MAX_LOSS, posinf=MAX_LOSS)
     loss = np.clip(loss, 0.0, MAX_LOSS)
     return log_normalized(np.array(log_weights, dtype=np.float64) - eta * loss)

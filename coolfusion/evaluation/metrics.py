@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import regex
 
+from coolfusion.checks.arguments import checked
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.evaluation.tasks import Row
 
@@ -70,6 +71,7 @@ class Metric:
         return max(values) if self.higher_is_better else min(values)
 
 
+@checked
 def metric_named(name: str) -> Metric:
     """Look up a metric by name. Raises ``UsageError`` for an unknown one."""
     kind, _, pattern = name.partition(":")

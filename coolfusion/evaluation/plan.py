@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coolfusion.backends.sampling import Sampling
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.decoding.answers.rerank import FUSED
 from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.errors import UsageError
@@ -16,6 +17,7 @@ SAMPLED = Sampling(temperature=0.7)  # as arXiv 2203.11171 samples its largest m
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class EvaluationPlan:
     """The systems of an evaluation, and how they run.
 

@@ -14,6 +14,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, final
 
+from coolfusion.checks.arguments import checked
 from coolfusion.documents import number_from
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.rows import check_unchanged
@@ -73,6 +74,7 @@ class Record:
     differ. So does a file that no run can have written. Neither is changed.
     """
 
+    @checked
     def __init__(
         self, path: str | PathLike[str] | None = None, settings: Mapping[str, Any] | None = None
     ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.answers.rerank import FUSED, sample_requests
 from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.decoder import MixtureDecoder
@@ -26,6 +27,7 @@ from coolfusion.evaluation.tasks import Row, Task
 Progress = Callable[[str, int, int], None]
 
 
+@checked
 def evaluate(
     decoder: SegmentDecoder,
     task: Task,

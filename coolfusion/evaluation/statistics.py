@@ -11,13 +11,17 @@ from typing import Final
 
 import numpy as np
 
+from coolfusion.checks.arguments import check_setting, checked
 from coolfusion.errors import UsageError
 from coolfusion.types import Floats
 
+MAX_ROWS = 10**6  # of a task
+MAX_RESAMPLES = 10**7
 MAX_EXACT: Final = 12  # pairs up to which all sign changes are tried
 _CHUNK: Final = 4_000_000  # entries of a resampled array that are held at a time
 
 
+@checked
 def bootstrap_interval(
     values: Sequence[float] | Floats,
     *,
@@ -30,11 +34,12 @@ def bootstrap_interval(
     Equal values have an interval of width 0. Raises ``UsageError`` without values, or for a level
     outside (0, 1).
     """
-    sample = np.asarray(values, dtype=np.float64)
+    sample = np.asarray(values, dtype=np.float64).reshape(-1)
     if sample.size == 0:
         raise UsageError("An interval needs at least one value, got none.")
     if not 0 < level < 1:
         raise UsageError(f"The level is {level}; it must lie between 0 and 1.")
+    _check_resampling(num_resamples, seed)
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // sample.size)
     means = np.concatenate(
@@ -54,6 +59,7 @@ def interval_of(values: Floats, seed: int) -> tuple[float, float]:
     return bootstrap_interval(values, seed=seed) if values.size else (math.nan, math.nan)
 
 
+@checked
 def exact_mcnemar(num_fixed: int, num_broken: int) -> float:
     """Two-sided exact McNemar p-value of two systems that differ on some 0/1 outcomes.
 
@@ -61,6 +67,8 @@ def exact_mcnemar(num_fixed: int, num_broken: int) -> float:
     null hypothesis each of these rows is a fair coin. So the p-value is a binomial tail, doubled
     and at most 1.
     """
+    for name, count in (("num_fixed", num_fixed), ("num_broken", num_broken)):
+        check_setting(0 <= count <= MAX_ROWS, name, count, f"from 0 to {MAX_ROWS}")
     total = num_fixed + num_broken
     term, tail = 1, 1
     for count in range(min(num_fixed, num_broken)):
@@ -69,6 +77,7 @@ def exact_mcnemar(num_fixed: int, num_broken: int) -> float:
     return min(1.0, 2 * tail / (1 << total))
 
 
+@checked
 def paired_permutation(
     first: Sequence[float] | Floats,
     second: Sequence[float] | Floats,
@@ -81,6 +90,8 @@ def paired_permutation(
     For up to ``MAX_EXACT`` differing pairs, all 2^n sign changes are tried. For more, the p-value
     is the share of ``num_resamples`` random ones, with the observed one counted among them.
     """
+    _check_pairs(len(first), len(second))
+    _check_resampling(num_resamples, seed)
     pairs: Floats = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     differences: Floats = pairs[pairs != 0]
     if differences.size == 0:
@@ -101,6 +112,7 @@ def paired_permutation(
     return (1 + num_extreme) / (1 + num_resamples)
 
 
+@checked
 def paired_p_value(
     first: Sequence[float] | Floats, second: Sequence[float] | Floats, *, seed: int = 0
 ) -> float:
@@ -108,9 +120,22 @@ def paired_p_value(
 
     Raises ``UsageError`` for different numbers of values.
     """
+    _check_pairs(len(first), len(second))
+    check_setting(seed >= 0, "seed", seed, "0 or above")
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if one.shape != other.shape:
-        raise UsageError(f"Paired values must be as many, got {one.size} and {other.size}.")
     if np.isin(np.concatenate([one, other]), (0.0, 1.0)).all():
         return exact_mcnemar(int((one > other).sum()), int((one < other).sum()))
     return paired_permutation(one, other, seed=seed)
+
+
+def _check_pairs(num_first: int, num_second: int) -> None:
+    if num_first != num_second:
+        raise UsageError(
+            f"The values of first and second are pairs, but they are {num_first} and {num_second}."
+        )
+
+
+def _check_resampling(num_resamples: int, seed: int) -> None:
+    usable = 1 <= num_resamples <= MAX_RESAMPLES
+    check_setting(usable, "num_resamples", num_resamples, f"from 1 to {MAX_RESAMPLES}")
+    check_setting(seed >= 0, "seed", seed, "0 or above")

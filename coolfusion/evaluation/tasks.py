@@ -18,6 +18,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.decoding.request import Request
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.evaluation.rows import InputRow, fingerprint, read_rows, request_with, rows_from
@@ -52,12 +53,14 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Task:
     """A named list of rows with distinct ids, in order."""
 
     name: str
     rows: tuple[Row, ...]
 
+    @checked
     def first(self, count: int | None) -> Task:
         """The task of the first ``count`` rows (None: all). Raises ``UsageError`` below 1."""
         if count is not None and count < 1:
@@ -73,11 +76,13 @@ class Task:
                 raise UsageError(f"{row.place or f'Row {row.id!r}'}: {error}") from None
 
 
+@checked
 def read_task(path: str | PathLike[str]) -> Task:
     """Read a task from a file. Raises ``UsageError`` naming the file and line that is wrong."""
     return _task(Path(path).stem, read_rows(path, KEYS))
 
 
+@checked
 def make_task(name: str, rows: Iterable[Mapping[str, Any]]) -> Task:
     """A task from rows in memory, with the keys they would have in a file."""
     records = [(f'Task "{name}" row {number}', row) for number, row in enumerate(rows)]

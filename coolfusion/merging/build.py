@@ -16,6 +16,7 @@ import safetensors
 import torch
 
 from coolfusion import __version__
+from coolfusion.checks.arguments import checked
 from coolfusion.documents import check_own_file, json_text, shown
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint, TensorInfo
@@ -51,6 +52,7 @@ class MergeProgress:
     all_bytes: int
 
 
+@checked
 def merge(
     recipe: MergeRecipe | Merge,
     output: str | Path,

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.documents import SHOWN, json_ready, json_text, quoted, shown
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import FLOATS
@@ -39,6 +40,7 @@ class _Alike:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+@checked_fields
 class Adapter(_Alike):
     """A LoRA adapter on a checkpoint: ``on``, or the one in its own configuration.
 
@@ -67,6 +69,7 @@ class Adapter(_Alike):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+@checked_fields
 class Merge(_Alike):
     """Models merged by a method of ``METHODS``, or by a method of the caller.
 
@@ -150,6 +153,7 @@ Node = str | Path | Adapter | Merge
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class MergeRecipe:
     """A merge and how to store it.
 

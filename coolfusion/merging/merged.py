@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 
+from coolfusion.checks.arguments import checked
 from coolfusion.documents import SHOWN
 from coolfusion.errors import LoadError, UsageError
 from coolfusion.merging.adapters import base_of, is_adapter, open_adapted
@@ -116,6 +117,7 @@ class SharedCheckpoint:
         return tensor.clone() if left > 1 else tensor
 
 
+@checked
 def open_recipe(recipe: MergeRecipe) -> MergedCheckpoint:
     """The checkpoint that a recipe describes. All checks that need only headers are made.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coolfusion.checks.arguments import checked
 from coolfusion.documents import (
     MAX_BYTES,
     MAX_TEXT_BYTES,
@@ -32,6 +33,7 @@ _STEP = {"method", "models", "base", "weights", "seed"}
 _WHOLE = {"dtype", "ignore", "merge"}
 
 
+@checked
 def read_recipe(path: str | Path) -> MergeRecipe:
     """The recipe in a TOML file, or in the provenance file (JSON) of an earlier merge.
 

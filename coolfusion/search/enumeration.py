@@ -13,12 +13,15 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from coolfusion.checks.arguments import check_setting, checked, checked_fields
 from coolfusion.errors import UsageError
 from coolfusion.types import Floats
 
 # Coordinates of one candidate. Equal points are the same candidate and have one utility.
 Point = tuple[float, ...]
 S = TypeVar("S", bound="Search")
+
+MAX_POINTS = 10**6  # drawn at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Search(Protocol):
         """
 
 
+@checked
 def run(search: S, evaluate: Callable[[tuple[Point, ...]], Sequence[float]]) -> S:
     """Evaluate a search's points until it has no more, and return its last state."""
     while points := search.ask():
@@ -53,7 +57,7 @@ def run(search: S, evaluate: Callable[[tuple[Point, ...]], Sequence[float]]) -> 
     return search
 
 
-def checked(points: Sequence[Point], utilities: Sequence[float]) -> Floats:
+def checked_values(points: Sequence[Point], utilities: Sequence[float]) -> Floats:
     """Utilities (points,) as an array. Raises ``UsageError`` as ``Search.tell`` does."""
     if len(points) != len(utilities):
         raise UsageError(
@@ -77,6 +81,7 @@ def better(best: Evaluated | None, points: Sequence[Point], utilities: Floats) -
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Grid:
     """Values by name. A point has one value of each name, in the order of the names.
 
@@ -89,7 +94,7 @@ class Grid:
         empty = next((name for name, values in self.axes.items() if not values), None)
         if not self.axes or empty is not None:
             raise UsageError(
-                f"A grid has no values for {empty or 'anything'}, so it has no points. Give each at least one."
+                f"A grid has no values for {empty or 'anything'}, so it has no points. Give axes with at least one value each."
             )
 
     def __len__(self) -> int:
@@ -136,7 +141,7 @@ class Enumeration:
     def tell(self, utilities: Sequence[float]) -> Enumeration:
         """The search after these utilities. Raises ``UsageError`` as ``Search.tell`` does."""
         points = self.ask()
-        values = checked(points, utilities)
+        values = checked_values(points, utilities)
         if not points:
             return self
         return replace(
@@ -146,11 +151,13 @@ class Enumeration:
         )
 
 
+@checked
 def grid_search(grid: Grid, *, batch_size: int = 1) -> Enumeration:
     """Every point of a grid."""
     return Enumeration(tuple(grid.point(index) for index in range(len(grid))), batch_size)
 
 
+@checked
 def random_search(grid: Grid, count: int, *, seed: int, batch_size: int = 1) -> Enumeration:
     """``count`` different points of a grid, in random order (Bergstra and Bengio 2012).
 
@@ -164,6 +171,7 @@ def random_search(grid: Grid, count: int, *, seed: int, batch_size: int = 1) -> 
     return Enumeration(tuple(grid.point(int(index)) for index in order), batch_size)
 
 
+@checked
 def uniform_search(
     low: Sequence[float], high: Sequence[float], count: int, *, seed: int, batch_size: int = 1
 ) -> Enumeration:
@@ -173,10 +181,11 @@ def uniform_search(
     """
     if len(low) != len(high) or not low or any(a > b for a, b in zip(low, high, strict=True)):
         raise UsageError(
-            f"{list(low)} to {list(high)} is no box. Give as many lower as upper ends, none above its other."
+            f"{list(low)} to {list(high)}, low to high, is no box. Give as many lower as upper ends, none above its other."
         )
     if count < 1:
         raise UsageError(f"{count} points were requested. Use at least 1.")
+    check_setting(count <= MAX_POINTS, "count", count, f"at most {MAX_POINTS}")
     drawn = generator(seed).uniform(low, high, (count, len(low)))
     return Enumeration(tuple(tuple(map(float, row)) for row in drawn), batch_size)
 

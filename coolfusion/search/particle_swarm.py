@@ -22,18 +22,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.errors import UsageError
 from coolfusion.search.enumeration import (
     Evaluated,
     Grid,
     Point,
     better,
-    checked,
+    checked_values,
     generator,
 )
 from coolfusion.types import Floats
 
 
+@checked
 def corners(count: int) -> Floats:
     """``count`` points (count, count); each has one coordinate of 1, the others are 0."""
     return np.eye(count, dtype=np.float64)
@@ -96,6 +98,7 @@ PUBLISHED_GRID = Grid(
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Coefficients:
     """The coefficients of an update, and its step length.
 
@@ -171,6 +174,7 @@ def step_length_at(iteration: int, coefficients: Coefficients) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Limits:
     """When a particle restarts and when the search ends, in iterations.
 
@@ -260,7 +264,7 @@ class ParticleSwarm:
     def tell(self, utilities: Sequence[float]) -> ParticleSwarm:
         """The swarm moved by these utilities. Raises ``UsageError`` as ``Search.tell`` does."""
         points = self.ask()
-        values = checked(points, utilities)
+        values = checked_values(points, utilities)
         if not points:
             return self
         # The first utilities count as personal bests even where nothing works.

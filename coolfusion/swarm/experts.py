@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.errors import UsageError
 from coolfusion.merging.checkpoint import Checkpoint
 from coolfusion.merging.merge_recipe import (
@@ -24,6 +25,7 @@ from coolfusion.search import Point
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Experts:
     """Checkpoints or LoRA adapters of one architecture, given as in a ``Merge``.
 
@@ -39,7 +41,7 @@ class Experts:
     def __post_init__(self) -> None:
         if len(self.models) < 2:
             raise UsageError(
-                f"A search between experts was given {len(self.models)}. Give at least 2: it needs pairs."
+                f"A search between experts was given {len(self.models)} models. Give at least 2: it needs pairs."
             )
         self.recipe((1.0,) * len(self.models))
 

@@ -15,6 +15,7 @@ from importlib import import_module
 from numbers import Real
 from typing import Any, Protocol
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.decoding.request import request
 from coolfusion.documents import json_text
 from coolfusion.errors import BatchError, CoolfusionError, NonFiniteError, SourceError, UsageError
@@ -43,6 +44,7 @@ class Measure(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Answering:
     """How a particle answers: greedily, with its chat template unless ``raw``."""
 
@@ -67,6 +69,7 @@ class Answering:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class TaskMeasure:
     """The mean of an evaluation metric over the rows of a task, answered greedily.
 
@@ -147,6 +150,7 @@ class TaskMeasure:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class HarnessMeasure:
     """A metric of a task or group of lm-evaluation-harness, aggregated by the harness.
 
@@ -204,6 +208,7 @@ class HarnessMeasure:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class FunctionMeasure:
     """Your own function, called with (folder of the particle's checkpoint, device).
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.fusion import FusionModel
 from coolfusion.merging.build import copy_beside, stored, write_config
@@ -24,6 +25,7 @@ class BrokenParticleError(CoolfusionError):
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Loading:
     """How particles are loaded: options of ``FusionModel.from_pretrained``.
 

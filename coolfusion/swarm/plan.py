@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.errors import UsageError
 from coolfusion.search import (
     PUBLISHED_GRID,
@@ -21,6 +22,7 @@ from coolfusion.types import Floats
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class SwarmPlan:
     """Settings of a search, which may change between resumed runs.
 

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from coolfusion.checks.arguments import checked
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.merging import merge
 from coolfusion.merging.build import provenance
@@ -38,6 +39,7 @@ from coolfusion.swarm.result import (
 from coolfusion.swarm.utility import Utility
 
 
+@checked
 def swarm(
     experts: Experts,
     utility: Utility,

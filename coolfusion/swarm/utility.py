@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.errors import CoolfusionError, UsageError
 from coolfusion.evaluation import Row, Task
 from coolfusion.swarm.measures import (
@@ -23,6 +24,7 @@ _KINDS = {"function": FunctionMeasure, "harness": HarnessMeasure, "task": TaskMe
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Utility:
     """The measures of a utility, and how a particle is loaded for them.
 
@@ -60,11 +62,14 @@ class Utility:
         }
 
 
+@checked
 def harmonic_mean(values: Sequence[float]) -> float:
     """The harmonic mean of numbers >= 0, which is 0 if one of them is. One number is its own mean.
 
     Raises ``CoolfusionError`` for a negative number among several.
     """
+    if not values:
+        raise UsageError("values is empty, and nothing has no mean. Give at least one number.")
     if len(values) == 1:
         return values[0]
     if min(values) < 0:

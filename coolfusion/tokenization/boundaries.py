@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import regex
 
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.errors import UsageError
 
 # No-break spaces hold a number together (10 000 km), so they are not places to cut.
@@ -28,6 +29,7 @@ _SENTENCE_END = regex.compile(
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Boundary:
     """A named rule that proposes cuts.
 
@@ -87,6 +89,7 @@ def _sentence_cuts(text: str) -> list[int]:
     ]
 
 
+@checked
 def phrases(num_words: int) -> Boundary:
     """Cut at every ``num_words``-th word; ``phrases(1)`` is ``words``.
 
@@ -109,6 +112,7 @@ sentences = Boundary("sentences", _sentence_cuts, None)
 whole_response = Boundary("whole_response", lambda _: (), None)
 
 
+@checked
 def boundary_named(name: str) -> Boundary:
     """Look up a built-in boundary: words, phrases(n), lines, sentences or whole_response.
 

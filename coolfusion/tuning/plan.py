@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.config.options import FusionConfig
 from coolfusion.config.plan import plan_recipe
 from coolfusion.errors import UsageError
@@ -19,6 +20,7 @@ from coolfusion.tuning.splits import Split, split_rows
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class TuningPlan:
     """How to tune.
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from coolfusion.checks.arguments import checked
 from coolfusion.config.file import config_from
 from coolfusion.config.options import OPTIONS, FusionConfig
 from coolfusion.decoding.segments.recipe import make_recipe
@@ -70,6 +71,7 @@ class Space:
         return tuple(max(MIN_WEIGHT, float(x)) for x in position)
 
 
+@checked
 def make_space(
     sources: Sequence[str],
     base: FusionConfig,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coolfusion.checks.arguments import checked
 from coolfusion.errors import UsageError
 from coolfusion.evaluation.tasks import Row, Task
 
@@ -18,6 +19,7 @@ class Split:
     held_out: tuple[Row, ...]
 
 
+@checked
 def split_rows(task: Task, held_out: float = 0.5, seed: int = 0) -> Split:
     """Hold out a random share of the rows.
 

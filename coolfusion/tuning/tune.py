@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from coolfusion.backends.source import Source
+from coolfusion.backends.source import Source, check_names
+from coolfusion.checks.arguments import checked
 from coolfusion.config.options import FusionConfig
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import DEFAULT_SPECULATION
@@ -20,6 +21,7 @@ from coolfusion.tuning.report import TuningReport
 from coolfusion.tuning.run import TuningProgress, TuningRun
 
 
+@checked
 def tune(
     sources: Sequence[Source],
     task: Task,
@@ -44,6 +46,7 @@ def tune(
     """
     plan, base = plan or TuningPlan(), base or FusionConfig()
     names = [source.name for source in sources]
+    check_names(names)
     prepared = plan.prepare(task, names, base)
     prompt_of = prompt_of or _as_it_stands
     record = record if record is not None else Record()

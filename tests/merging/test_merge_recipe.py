@@ -139,7 +139,7 @@ def test_a_file_with_merges_of_merges(tmp_path: Path) -> None:
         ('method = "linear"\nmodels = [3]', "3 is no model"),
         ('method = "linear"\nmodels = ["a"]\nweights = 1', "weights of linear is 1"),
         ('method = "linear"\nmodels = ["a"]\nweights = [1, 2]', "1 models were given 2 weights"),
-        ('method = "linear"\nmodels = ["a"]\nweights = ["x"]', "is no number for a tensor"),
+        ('method = "linear"\nmodels = ["a"]\nweights = ["x"]', "must be a number"),
         ('method = "linear"\nmodels = ["a"]\nseed = 0.5', "seed is 0.5"),
         ('method = "linear"\nmodels = ["a"]\nseed = -1', "seed is -1"),
         ('method = "linear"\nmodels = ["a"]\ndtype = "int8"', 'no dtype "int8"'),

@@ -16,11 +16,13 @@ from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderToke
 from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.backends.huggingface.templates.rendering import template_of
 from coolfusion.backends.source import Source
+from coolfusion.checks.arguments import checked
 from coolfusion.documents import check_quick_to_read
 from coolfusion.errors import CoolfusionError, LoadError, SourceError
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 
+@checked
 def load_source(
     path: str | Path,
     name: str,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coolfusion.backends.source import Source
+from coolfusion.checks.arguments import check_setting, checked
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.contest import cheapest, costs_of, judged, score_table
@@ -38,6 +39,9 @@ from coolfusion.types import (
 )
 
 FUSED = "fusion"  # who drafted the answer that all sources wrote together
+
+
+MAX_SAMPLES = 10_000  # of one source and prompt, far beyond what a vote can use
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Ranking:
         """Who wrote the chosen answer."""
         return () if self.winner is None else self.candidates[self.winner].drafters
 
+    @checked
     def n_best(self, count: int | None = None) -> tuple[Candidate, ...]:
         """The ``count`` best candidates (None: all), lowest cost first; ties keep their order."""
         costs = [_comparable(candidate.cost) for candidate in self.candidates]
@@ -88,8 +93,8 @@ def sample_requests(request: Request, num_samples: int) -> list[Request]:
 
     Raises ``UsageError`` for several samples of a greedy request, which would all be the same.
     """
-    if num_samples < 1:
-        raise UsageError(f"num_samples is {num_samples}; it must be at least 1.")
+    usable = 1 <= num_samples <= MAX_SAMPLES
+    check_setting(usable, "num_samples", num_samples, f"at least 1, and at most {MAX_SAMPLES}")
     sampling = request.sampling
     if num_samples > 1 and sampling.is_greedy:
         raise UsageError(
@@ -121,6 +126,7 @@ def candidates_of(answers: Sequence[tuple[str, str, StopReason]]) -> tuple[Candi
     return tuple(Candidate(text, text in ended, tuple(names)) for text, names in drafters.items())
 
 
+@checked
 def rerank(
     sources: Sequence[Source],
     prompts: Sequence[Prompt],
@@ -138,6 +144,10 @@ def rerank(
     ``SourceError`` is raised. With no judge left the first candidate wins. ``weights`` (none:
     equal ones) say who counts where others abstain, as a recipe's do.
     """
+    if len(prompts) != len(candidates):
+        raise UsageError(
+            f"candidates has {len(candidates)} entries for {len(prompts)} prompts. Give one each."
+        )
     begun = time.perf_counter()
     rows = [row for row, entries in enumerate(candidates) if len(entries) > 1]
     scores: list[dict[str, SegmentScores | SourceError]] = [{} for _ in prompts]
@@ -163,6 +173,7 @@ def rerank(
     return [replace(ranking, seconds=seconds) for ranking in rankings]
 
 
+@checked
 def rerank_answers(
     decoder: SegmentDecoder,
     prompts: Sequence[Prompt],

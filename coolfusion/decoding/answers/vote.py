@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coolfusion.backends.source import Source
+from coolfusion.backends.source import Source, check_names
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.answers.rerank import own_answers, sample_requests
 from coolfusion.decoding.request import Request
 from coolfusion.errors import UsageError
@@ -40,6 +41,7 @@ class Vote:
         return dict(Counter(entry for entry in self.extracted if entry is not None).most_common())
 
 
+@checked
 def self_consistency(
     sources: Sequence[Source],
     prompts: Sequence[Prompt],
@@ -48,6 +50,7 @@ def self_consistency(
     num_samples: int,
 ) -> list[Vote]:
     """Vote on ``num_samples`` answers of each source; with one source, plain self-consistency."""
+    check_names([source.name for source in sources])
     samples = [
         own_answers(source, prompts, sample)
         for source in sources
@@ -58,13 +61,14 @@ def self_consistency(
     ]
 
 
+@checked
 def majority_vote(texts: Sequence[str], extract: Callable[[str], str | None]) -> Vote:
     """The reading that most of ``texts`` give; a tie goes to the one that was given first.
 
     Raises ``UsageError`` where there is nothing to vote on.
     """
     if not texts:
-        raise UsageError("There are no answers to vote on. Give at least one.")
+        raise UsageError("texts is empty: there are no answers to vote on. Give at least one.")
     extracted = tuple(extract(text) for text in texts)
     counts = Counter(entry for entry in extracted if entry is not None)
     votes = [0 if entry is None else counts[entry] for entry in extracted]

@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 
 from coolfusion.backends.source import Source, check_byte_faithful, encoded_prompts
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.commit import interrupted
 from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.mixture.commit import MixtureStep, commit
@@ -34,6 +35,7 @@ class MixtureDecoder(Decoder[MixtureState]):
     theirs.
     """
 
+    @checked
     def __init__(self, sources: Sequence[Source], mixture: Mixture | None = None) -> None:
         super().__init__(sources)
         self.mixture = mixture or Mixture()
@@ -42,6 +44,7 @@ class MixtureDecoder(Decoder[MixtureState]):
         check_weights(self._names, self.mixture.weights)
         self.route = route_for(self.sources, self.mixture)
 
+    @checked
     def start(self, prompt: Prompt, request: Request | None = None) -> MixtureState:
         """A state with no text yet.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coolfusion.backends.source import Source
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.decoding.mixture.byte_route import ByteRoute
 from coolfusion.decoding.mixture.route import Route
 from coolfusion.decoding.mixture.rules import (
@@ -25,6 +26,7 @@ from coolfusion.errors import UsageError
 ROUTES: Final = ("auto", "tokens", "bytes")
 
 
+@checked
 def route_named(name: str) -> str:
     """The route of that name. Raises ``UsageError`` for one that does not exist."""
     if name not in ROUTES:
@@ -33,6 +35,7 @@ def route_named(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Mixture:
     """A mixture of the sources' distributions.
 
@@ -62,6 +65,7 @@ class Mixture:
             )
 
 
+@checked
 def make_mixture(
     mixing: str | MixingRule | None = None,
     *,

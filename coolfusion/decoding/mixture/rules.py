@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coolfusion.backends.sampling import log_sum_exp
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.decoding.notation import number_of, parse
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.types import Floats
@@ -85,6 +86,7 @@ class Geometric:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class TopKUnion:
     """The arithmetic mixture over the union of the sources' ``size`` likeliest outcomes.
 
@@ -152,6 +154,7 @@ RULES: Final[dict[str, Callable[[], MixingRule]]] = {
 NOTATION: Final = "arithmetic, geometric, top_k_union or top_k_union(N)"
 
 
+@checked
 def mixing_named(choice: str | MixingRule) -> MixingRule:
     """The rule that a text names, or the rule itself. Raises ``UsageError`` with the names."""
     if not isinstance(choice, str):

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import final
 
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.scheduler import gather
 from coolfusion.decoding.segments.contest import SegmentStep, merge, rerank, set_costs
@@ -63,6 +64,7 @@ class BeamSearch:
     budget, which would leave segments without a cost.
     """
 
+    @checked
     def __init__(self, decoder: SegmentDecoder, width: int = 4) -> None:
         if width < 1:
             raise UsageError(f"The width of the beam is {width}; it must be at least 1.")
@@ -75,6 +77,7 @@ class BeamSearch:
         self.decoder = decoder
         self.width = width
 
+    @checked
     def generate(self, prompt: Prompt, request: Request | None = None) -> list[Ranked]:
         """Up to ``width`` responses with distinct texts, the best first.
 

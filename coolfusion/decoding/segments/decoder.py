@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeVar, final
 
 from coolfusion.backends.source import Source, check_byte_faithful, encoded_prompts
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.commit import interrupted
 from coolfusion.decoding.decoder import Decoder
 from coolfusion.decoding.request import Request
@@ -45,6 +46,7 @@ class SegmentDecoder(Decoder[State]):
     response costs and nothing else.
     """
 
+    @checked
     def __init__(
         self,
         sources: Sequence[Source],
@@ -63,6 +65,7 @@ class SegmentDecoder(Decoder[State]):
         if speculation is not None:
             self._speculator = Speculator(self.sources, self._caches, self.recipe, speculation)
 
+    @checked
     def start(self, prompt: Prompt, request: Request | None = None) -> State:
         """A state with no text yet.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.decoding.notation import number_of, parse
 from coolfusion.errors import UsageError
 
@@ -44,6 +45,7 @@ Gate: TypeAlias = Callable[[LeadDraft], bool]
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Confidence:
     """Lets a draft pass whose geometric-mean token probability is at least ``threshold``.
 
@@ -65,6 +67,7 @@ class Confidence:
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Budget:
     """At most so much contest in one response; after it the lead source goes on alone.
 
@@ -88,6 +91,7 @@ class Budget:
         )
 
 
+@checked
 def gate_named(choice: str | float | Gate) -> Gate:
     """A gate from a threshold of confidence, as a number or as its text, or the gate itself."""
     if isinstance(choice, str):
@@ -95,6 +99,7 @@ def gate_named(choice: str | float | Gate) -> Gate:
     return Confidence(choice) if isinstance(choice, (int, float)) else choice
 
 
+@checked
 def budget_named(choice: str | int | Budget) -> Budget:
     """A budget from a number of contests, from ``tokens(N)``, or the budget itself.
 

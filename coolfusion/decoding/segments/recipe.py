@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from coolfusion.decoding.request import check_setting
+from coolfusion.checks.arguments import check_setting, checked, checked_fields
 from coolfusion.decoding.segments.end_rules import (
     END_RULES,
     EndRule,
@@ -27,7 +26,7 @@ from coolfusion.decoding.segments.rerankers import (
     weighted,
     weights_named,
 )
-from coolfusion.decoding.source_weights import PromptPrior, prior_named
+from coolfusion.decoding.source_weights import MAX_ETA, PromptPrior, prior_named
 from coolfusion.errors import UsageError
 from coolfusion.tokenization.boundaries import Boundary, boundary_named, words
 
@@ -35,6 +34,7 @@ SCORES = ("tokens", "bytes")
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Recipe:
     """How sources are fused: where drafts are cut, how they are judged, how the end is decided.
 
@@ -60,8 +60,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_setting(self.scores in SCORES, "scores", self.scores, " or ".join(SCORES))
-        usable = math.isfinite(self.hedge) and self.hedge >= 0
-        check_setting(usable, "hedge", self.hedge, "a finite learning rate, 0 (none) or above")
+        usable = 0 <= self.hedge <= MAX_ETA
+        wanted = f"a finite learning rate, from 0 (none) to {MAX_ETA:g}"
+        check_setting(usable, "hedge", self.hedge, wanted)
         check_setting(self.num_samples >= 1, "num_samples", self.num_samples, "at least 1")
 
     @property
@@ -76,6 +77,7 @@ PRESETS: Mapping[str, Recipe] = {
 }
 
 
+@checked
 def make_recipe(
     preset: str = "default",
     *,

@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from coolfusion.checks.arguments import checked
 from coolfusion.decoding.notation import Term, number_of, parse
 from coolfusion.decoding.source_weights import normalized
 from coolfusion.errors import UsageError
@@ -114,6 +115,7 @@ def mixture(table: ScoreTable) -> Floats:
     return -log_sum
 
 
+@checked
 def lead(source: str) -> Reranker:
     """Let one trusted source judge; the others only propose.
 
@@ -128,6 +130,7 @@ def lead(source: str) -> Reranker:
     return costs
 
 
+@checked
 def weighted(reranker: Reranker, weights: Mapping[str, float]) -> Reranker:
     """Use ``weights`` by source name, normalised over the sources that are present.
 
@@ -153,6 +156,7 @@ def weighted(reranker: Reranker, weights: Mapping[str, float]) -> Reranker:
     return costs
 
 
+@checked
 def without_outliers(reranker: Reranker, ratio: float = 10.0) -> Reranker:
     """Ignore a source that is lost, before ``reranker`` decides.
 
@@ -171,6 +175,7 @@ def without_outliers(reranker: Reranker, ratio: float = 10.0) -> Reranker:
     return costs
 
 
+@checked
 def leave_one_out(reranker: Reranker) -> Reranker:
     """Let nobody score their own draft: a candidate's cost is that of those who did not draft it.
 
@@ -191,6 +196,7 @@ def leave_one_out(reranker: Reranker) -> Reranker:
     return costs
 
 
+@checked
 def calibrated(reranker: Reranker) -> Reranker:
     """Measure each source's log-likelihoods and tokens in units of its own running means.
 
@@ -235,11 +241,13 @@ NOTATION = (
 )
 
 
+@checked
 def reranker_named(text: str) -> Reranker:
     """The reranker that a text names. Raises ``UsageError`` with what can be named."""
     return _reranker(parse(text))
 
 
+@checked
 def weights_named(text: str) -> tuple[str | None, dict[str, float]]:
     """The lead source or the weights that the outermost part of a reranker's name gives."""
     term = parse(text)

@@ -20,6 +20,7 @@ from typing import final
 
 from coolfusion.backends.base import Scores
 from coolfusion.backends.source import Source
+from coolfusion.checks.arguments import checked_fields
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.request import sampling_of
 from coolfusion.decoding.scheduler import as_source_error, ask, gather
@@ -39,6 +40,7 @@ MAX_TEXTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
+@checked_fields
 class Speculation:
     """How to guess. ``drafter`` is an outside model that guesses but takes no part otherwise.
 
