@@ -94,5 +94,6 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     try:
         with interruptible():
             signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
