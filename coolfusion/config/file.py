@@ -51,8 +51,10 @@ def read_fusion_file(path: str | os.PathLike[str]) -> FusionConfig:
         text = read_file(file, max_bytes=MAX_TEXT_BYTES, streams=True).decode("utf-8")
         data = parsed_toml(text)
     except OSError as error:
-        raise UsageError(f'Cannot read the fusion file "{file}": {error.strerror}.') from None
-    except ValueError as error:  # not UTF-8, not TOML, or nested too deeply
+        raise UsageError(
+            f'Cannot read the fusion file "{file}": {error.strerror}. Give a TOML file.'
+        ) from None
+    except ValueError as error:  # not UTF-8, or not TOML
         raise UsageError(f'The fusion file "{file}" is not TOML: {error}.') from None
     try:
         config = config_from(data)

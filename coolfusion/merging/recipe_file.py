@@ -48,7 +48,9 @@ def read_recipe(path: str | Path) -> MergeRecipe:
         text = data.decode("utf-8")
         found = parsed_json(text) if is_json else parsed_toml(text)
     except OSError as error:
-        raise UsageError(f'Cannot read the recipe "{path}": {error.strerror}.') from error
+        raise UsageError(
+            f'Cannot read the recipe "{path}": {error.strerror}. Give a TOML file, or the merge.json of a merge.'
+        ) from error
     except ValueError as error:
         raise UsageError(f'Cannot read the recipe "{path}": {error}.') from error
     if is_json and (not isinstance(found, dict) or "recipe" not in found):

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coolfusion.documents import json_text, parsed_json
 from coolfusion.errors import LoadError, UsageError
 from coolfusion.merging import METHODS, Adapter, Inputs, Merge, MergeRecipe, Method, merge
 from coolfusion.merging import merged as merged_module
@@ -261,7 +262,8 @@ def test_nodes_built_in_a_program_have_the_same_bound(way: int) -> None:
     assert copy.deepcopy(one) == copy.copy(one) == one
     if isinstance(one, Merge):
         recipe = MergeRecipe(one)
-        assert recipe_from(recipe_dict(recipe)).merge.depth == one.depth
+        written = json_text({"recipe": recipe_dict(recipe)}, indent=2)
+        assert recipe_from(parsed_json(written)["recipe"]).merge.depth == one.depth
         assert pickle.loads(pickle.dumps(recipe)) == recipe
         assert hash(recipe) == hash(MergeRecipe(other))
         assert replace(one, seed=1) != one
