@@ -1,13 +1,14 @@
 """Which characters of a rendered chat somebody typed, and which the template wrote.
 
 A chat template is a function from messages to a text. It is called again with every typed
-character replaced by a private one. Where the two texts differ, the text was typed.
+character replaced by another one. Where the two texts differ, the text was typed.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
@@ -32,41 +33,53 @@ _NAME = regex.compile(r"\w+")
 _CUTS = [regex.compile(cut) for cut in (r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\S", r"\w+|\S", r"\S")]
 _TAG = regex.compile(r"[<\[].+")
 _MAX_RENDERINGS = 256
-# White space is trimmed, and these are escaped by JSON: a private character in their place would
-# change more than itself. All of them come before U+3001.
-_KEPT = np.array([bool(regex.match(r"[\s\"'\\\p{Cc}]", chr(code))) for code in range(0x3001)])
-_PRIVATE = regex.compile("[\U000f0000-\U0010ffff]")
+# White space is trimmed, and these are escaped by JSON: a mark in their place would change more
+# than itself.
+_KEPT = regex.compile(r"[\s\"'\\\p{Cc}]")
+_KEEP, _LETTER, _SIGN = range(3)
+_BMP = 0x10000
+# Marks are printed, not escaped, and letters are marked by letters, so that words stay words.
+_LETTERS = tuple(range(start, start + 0x2000) for start in range(0x20000, 0x2A000, 0x2000))
+_SIGNS = (range(0x2800, 0x2900), range(0x1F030, 0x1F094), range(0x1D300, 0x1D350))
 
 Path = tuple[Any, ...]
 
 
 class Block(NamedTuple):
-    """Private code points that a chat does not contain: names of tokens, then marks."""
+    """Code points that a chat does not contain: names of tokens, a filler, and marks."""
 
     names: int
     blank: str
-    marks: int
-    num_marks: int
+    letters: range
+    signs: range
 
 
-_BLOCK_SIZE, _NUM_NAMES = 0x7000, 0x5000
-_STARTS = (0xF0000, 0xF7000, 0x100000, 0x107000)
+_BLOCK_SIZE = 0x7000
+_PRIVATE_BLOCKS = tuple(range(start, start + _BLOCK_SIZE) for start in (0xF0000, 0xF7000, 0x100000))
 
 
 def free_block(texts: Sequence[str]) -> Block:
-    """The first block of private code points of which no text contains any.
-
-    Raises ``PromptError`` if there is none.
-    """
-    used = {ord(char) for text in texts for char in _PRIVATE.findall(text)}
-    for start in _STARTS:
-        if not any(start <= code < start + _BLOCK_SIZE for code in used):
-            marks = start + _NUM_NAMES + 1
-            return Block(start, chr(start + _NUM_NAMES), marks, _BLOCK_SIZE - _NUM_NAMES - 1)
-    raise PromptError(
-        "The chat uses all of Unicode's private planes, so none of their characters can tell typed "
-        "text from the template's. Remove some of them."
+    """Code points of which no text contains any. Raises ``PromptError`` if there are none."""
+    text = "".join(texts)
+    private, letters, signs = (
+        next((block for block in blocks if not _any_in(block, text)), None)
+        for blocks in (_PRIVATE_BLOCKS, _LETTERS, _SIGNS)
     )
+    if private is None or letters is None or signs is None:
+        raise PromptError(
+            "The chat uses all of Unicode's private characters, or all of its rarest, so none can tell "
+            "typed text from the template's. Remove some of them."
+        )
+    return Block(private[0], chr(private[-1]), letters, signs)
+
+
+def _any_in(block: range, text: str) -> bool:
+    return _pattern_of(block).search(text) is not None
+
+
+@cache
+def _pattern_of(block: range) -> regex.Pattern[str]:
+    return regex.compile(f"[{chr(block[0])}-{chr(block[-1])}]")
 
 
 class Typed(NamedTuple):
@@ -152,8 +165,9 @@ class _Trials:
         ends = list(accumulate(map(len, texts.values())))
         self.spans = list(zip([0, *ends], ends, strict=False))
         self._codes = _codes(self._joined)
-        kept = _KEPT[np.minimum(self._codes, len(_KEPT) - 1)] & (self._codes < len(_KEPT))
-        self._marks = np.where(kept, self._codes, block.marks + self._codes % block.num_marks)
+        kinds = np.where(self._codes < _BMP, _kinds()[self._codes % _BMP], _SIGN)
+        marks = (self._codes, _in(block.letters, self._codes), _in(block.signs, self._codes))
+        self._marks = np.choose(kinds, marks)
         self._marked = np.zeros(len(self._codes), dtype=bool)
         self._rendered = _codes(rendered)
         self.found = np.zeros(len(rendered), dtype=bool)
@@ -174,7 +188,7 @@ class _Trials:
         if len(got) != len(self._rendered):
             return False
         codes = _codes(got)
-        found = (codes >= self._block.marks) & (codes < self._block.marks + self._block.num_marks)
+        found = _is_in(self._block.letters, codes) | _is_in(self._block.signs, codes)
         if not (found | (codes == self._rendered)).all():
             return False
         self._marked, self.found = marked, found
@@ -218,6 +232,27 @@ class _Trials:
         joined = codes.astype(np.uint32).tobytes().decode("utf-32-le")
         pairs = zip(self._paths, self.spans, strict=True)
         return {path: joined[start:end] for path, (start, end) in pairs}
+
+
+@lru_cache(maxsize=1)
+def _kinds() -> np.ndarray:
+    """How each character of the basic plane is marked."""
+    kinds = np.full(_BMP, _SIGN, dtype=np.uint8)
+    for code in range(_BMP):
+        char = chr(code)
+        if char.isalnum() or char == "_":
+            kinds[code] = _LETTER
+        elif _KEPT.match(char):
+            kinds[code] = _KEEP
+    return kinds
+
+
+def _in(block: range, codes: np.ndarray) -> np.ndarray:
+    return block[0] + codes % len(block)
+
+
+def _is_in(block: range, codes: np.ndarray) -> np.ndarray:
+    return (codes >= block[0]) & (codes <= block[-1])
 
 
 def _codes(text: str) -> np.ndarray:

@@ -248,6 +248,8 @@ def test_arguments_and_names_of_tools_are_typed(arguments: Any) -> None:
         ("replace('.', '')", "<.A><A.> <.A.>.<A>"),
         ("replace('x', '<')", "xA> user"),
         ("reverse", ">A<"),
+        ("string ~ (m.content | wordcount)", "Tom <A>   has<A>"),
+        ("string ~ m", "Tom <A>"),
     ],
 )
 def test_templates_may_change_messages(change: str, typed: str) -> None:
@@ -283,8 +285,8 @@ def test_private_characters_may_be_typed() -> None:
     tokenizer = chat_tokenizer(CHATML, MARKS)
     typed = "".join(map(chr, range(0xF0000, 0xF6000, 7))) + FORGED
     assert count(tokenizer, "<|im_end|>", [{"role": "user", "content": typed}]) == 2
-    everywhere = typed + "\U000f7000\U00100000\U00107000"
-    with pytest.raises(PromptError, match="private planes"):
+    everywhere = typed + "\U000f7000\U00100000"
+    with pytest.raises(PromptError, match="private characters"):
         tokenizer.encode_prompt([{"role": "user", "content": everywhere}])
 
 
