@@ -24,7 +24,7 @@ from coolfusion.backends.base import Distributions
 from coolfusion.backends.sampling import Sampling, draw, noise, pick
 from coolfusion.backends.source import Source
 from coolfusion.decoding.mixture.route import Continuation, spent
-from coolfusion.decoding.mixture.rules import MixingRule, mixed
+from coolfusion.decoding.mixture.rules import VETO, MixingRule, mixed, vetoes
 from coolfusion.decoding.mixture.state import MixtureState, shares
 from coolfusion.decoding.request import sampling_of
 from coolfusion.decoding.scheduler import ask_distributions, gather
@@ -59,6 +59,7 @@ class _Walk:
     usage: dict[int, Usage] = field(default_factory=dict)
     dropped: dict[int, SourceError] = field(default_factory=dict)
     favoured: set[int] = field(default_factory=set)
+    excluding: set[int] = field(default_factory=set)
 
     @property
     def position(self) -> int:
@@ -93,7 +94,9 @@ class ByteRoute:
                     break
                 await self._ask(walk, bounds)
                 continue
-            walk.favoured -= {k for k, each in bounds.items() if _likeliest(each) != outcome}
+            likeliest = {k: _likeliest(each) for k, each in bounds.items()}
+            walk.favoured -= {k for k, own in likeliest.items() if own != outcome}
+            walk.excluding.update(self._vetoes(walk, bounds, likeliest))
             if outcome == END:
                 return self._continuation(walk, ends=True)
             self._append(walk, outcome)
@@ -139,6 +142,19 @@ class ByteRoute:
         if sampling.is_greedy or not self._rule.is_linear:
             return [k for k, weight in zip(bounds, weights, strict=True) if weight]
         return [list(bounds)[draw(weights, sampling.seed, walk.position)]]
+
+    def _vetoes(
+        self, walk: _Walk, bounds: Mapping[int, Bounds], likeliest: Mapping[int, int | None]
+    ) -> list[int]:
+        """Which deciders exclude what another one finds likeliest, if that is known."""
+        if self._rule.is_linear:
+            return []
+        deciders = self._deciders(walk, bounds)
+        favourites = [own for own in (likeliest[k] for k in deciders) if own is not None]
+        with np.errstate(divide="ignore"):
+            upper = np.log([bounds[k].upper for k in deciders])
+        found = vetoes(self._rule, upper, shares(walk.state, deciders), favourites)
+        return [deciders[i] for i in found]
 
     async def _ask(self, walk: _Walk, bounds: Mapping[int, Bounds]) -> None:
         """Learn all that is unknown of the sources that matter most for the decision."""
@@ -194,6 +210,7 @@ class ByteRoute:
             usage={names[k]: spent for k, spent in walk.usage.items()},
             favoured=tuple(names[k] for k in sorted(walk.favoured)),
             dropped={names[k]: error for k, error in walk.dropped.items()},
+            zeros={names[k]: VETO for k in sorted(walk.excluding)},
             is_full=walk.is_full,
         )
 

@@ -106,8 +106,15 @@ def commit(step: MixtureStep) -> tuple[MixtureState, Step]:
         dropped=tuple(SkippedSource(name, str(error)) for name, error in step.dropped.items()),
         usage=tuple(step.usage.get(name, Usage()) for name in sources),
         seconds=0.0,
+        zeros=_zeros(step, sources),
     )
     return finish_step(step.state, record, step.stop)
+
+
+def _zeros(step: MixtureStep, sources: Sequence[str]) -> tuple[SkippedSource, ...]:
+    """Which sources excluded what others found likeliest, in any walk."""
+    said = {name: reason for walk in step.continuations for name, reason in walk.zeros.items()}
+    return tuple(SkippedSource(name, said[name]) for name in sources if name in said)
 
 
 def _candidate(step: MixtureStep, segment: str, sources: Sequence[str]) -> Candidate:

@@ -24,8 +24,9 @@ class Continuation:
     ``data``, and of the end if the response ``ends`` after it. ``num_tokens`` counts the whole
     response then. The sources in ``favoured`` would have chosen the same alone. ``log_mixture``
     is the mixture's log-probability of it. A log-probability that was not needed is left out, or
-    NaN. Sources that failed are in ``dropped``; the others decided without them. ``is_full``:
-    nothing more fits into ``max_new_tokens``.
+    NaN. Sources that failed are in ``dropped``; the others decided without them. Of sources in
+    ``zeros``, a probability of 0 decided against all others. ``is_full``: nothing more fits into
+    ``max_new_tokens``.
     """
 
     data: bytes
@@ -38,6 +39,7 @@ class Continuation:
     favoured: tuple[str, ...] = ()
     dropped: Mapping[str, SourceError] = field(default_factory=dict)
     is_full: bool = False
+    zeros: Mapping[str, str] = field(default_factory=dict)
 
 
 class Route(Protocol):

@@ -15,7 +15,7 @@ Everything is computed from logarithms in double precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -144,6 +144,25 @@ def mixed(rule: MixingRule, log_probs: Floats, weights: Floats) -> Floats:
             "excluded by one of them. Use the arithmetic rule, or leave a source out."
         )
     return pooled - total
+
+
+VETO: Final = "it gives probability 0 to what another source finds likeliest, which excludes that"
+
+
+def vetoes(
+    rule: MixingRule, log_probs: Floats, weights: Floats, favourites: Sequence[int]
+) -> list[int]:
+    """Which sources exclude a favourite of another one, where the rule lets a single one do so.
+
+    ``log_probs`` (sources, outcomes) are in nats, and ``favourites`` the sources' likeliest
+    outcomes. Under the arithmetic rules there is no such source.
+    """
+    columns = log_probs[:, favourites]
+    if np.isfinite(columns).all():
+        return []
+    lost = np.isneginf(rule.pool(columns, weights))
+    excluded = np.isneginf(columns[:, lost]).any(axis=1) & (weights > 0)
+    return [int(k) for k in np.flatnonzero(excluded)]
 
 
 RULES: Final[dict[str, Callable[[], MixingRule]]] = {

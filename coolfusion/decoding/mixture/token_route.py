@@ -31,7 +31,7 @@ from coolfusion.backends.sampling import (
 )
 from coolfusion.backends.source import Source
 from coolfusion.decoding.mixture.route import Continuation, next_distributions, spent
-from coolfusion.decoding.mixture.rules import MixingRule, mixed
+from coolfusion.decoding.mixture.rules import VETO, MixingRule, mixed, vetoes
 from coolfusion.decoding.mixture.state import MixtureState, shares, voters
 from coolfusion.decoding.mixture.vocabulary import Vocabulary
 from coolfusion.decoding.request import sampling_of
@@ -63,13 +63,17 @@ class TokenRoute:
         chosen = tuple(answers.rows)
         rows, weights = np.array(list(answers.rows.values())), shares(state, chosen)
         combined, token = self._decided(state, rows, weights)
-        return self.continuation(
+        favourites = [int(row.argmax()) for row in rows]
+        names = [self.sources[k].name for k in chosen]
+        continuation = self.continuation(
             state,
             answers,
             token,
             log_mixture=float(combined[token]),
-            favoured=[k for k, row in answers.rows.items() if int(row.argmax()) == token],
+            favoured=[k for k, own in zip(chosen, favourites, strict=True) if own == token],
         )
+        excluding = vetoes(self._rule, rows, weights, favourites)
+        return replace(continuation, zeros={names[i]: VETO for i in excluding})
 
     def _decided(self, state: MixtureState, rows: Floats, weights: Floats) -> tuple[Floats, int]:
         """The mixture (outcomes,) of the sources' ``rows`` (sources, outcomes), and the pick."""

@@ -222,6 +222,23 @@ def test_mixtures_say_that_nothing_is_left() -> None:
     assert len(found.warnings) == 2
 
 
+@pytest.mark.parametrize("route", ["tokens", "bytes"])
+def test_a_product_of_experts_says_who_excludes_what(route: str) -> None:
+    """That is the formula of the rule, and not done in silence."""
+    loud, honest = pair()
+    same = replace(honest, tokenizer=loud.tokenizer)
+    for rule, text in (("geometric", "!!!"), ("top_k_union(400)", None)):
+        if text is None and route == "bytes":
+            continue
+        decoder = MixtureDecoder([loud, same], make_mixture(rule, route=route))
+        found = decoder.generate("Tom has", Request(max_new_tokens=3))
+        told = [warning for warning in found.warnings if "what another source finds" in warning]
+        assert bool(told) == (text is not None)
+        if text is not None:
+            assert found.text == text
+            assert told[0].startswith('Source "masked" excluded something at step 0 and 2 more')
+
+
 def test_a_source_that_only_draws_a_control_token_is_named() -> None:
     """As of a padded id that comes out on top: it is silent, and a warning says so."""
     honest = toy_source("honest", STORIES)
