@@ -66,7 +66,7 @@ def inspect(
     if not text:
         raise UsageError("The text is empty, so there is nothing to cut. Give some.")
     options.quiet_transformers()
-    from coolfusion.backends.huggingface.loading import load_tokenizer
+    from coolfusion.backends.huggingface.loading import load_tokenizer, strategy_at
     from coolfusion.backends.source import check_names
 
     paths: list[Any] = list(models or builtin_paths())
@@ -78,6 +78,10 @@ def inspect(
         label: load_tokenizer(path, trust_remote_code=trust_remote_code, lossy_ok=True)
         for label, path in zip(labels, paths, strict=True)
     }
+    ways = {
+        label: strategy_at(path, trust_remote_code=trust_remote_code)
+        for label, path in zip(labels, paths, strict=True)
+    }
     return {
         "tokens": {
             name: [_piece(tokenizer.piece(token)) for token in tokenizer.encode(text)]
@@ -86,6 +90,7 @@ def inspect(
         "losses": {
             name: list(tokenizer.losses) for name, tokenizer in loaded.items() if tokenizer.losses
         },
+        "runs": {name: way for name, way in ways.items() if way is not None},
         "cuts": [
             {
                 "position": cut,
@@ -116,6 +121,7 @@ def _lines(report: dict[str, Any]) -> str:
         shown = "\u2502".join(piece.translate(_VISIBLE) for piece in pieces)
         lines.append(f"{name:<{width}}  {len(pieces):>4} tokens  {shown}")
     lines += [f"{name} loses {'; '.join(losses)}" for name, losses in report["losses"].items()]
+    lines += [f"{name} runs {way}" for name, way in report["runs"].items()]
     lines.append("")
     for cut in report["cuts"]:
         where = f"{cut['left'].translate(_VISIBLE):>12}\u2502{cut['right'].translate(_VISIBLE):<12}"

@@ -72,3 +72,7 @@ def test_a_refused_cut_names_who_refused(run: Run, monkeypatch: pytest.MonkeyPat
     assert [(cut["position"], cut["refused_by"]) for cut in cuts] == [(4, ["joining"]), (8, [])]
     assert "refused by joining" in run(*arguments).out
     assert "1 of 2 proposed cuts" in run(*arguments).out
+
+
+def test_the_way_each_model_is_run_is_shown(run: Run) -> None:
+    assert run("inspect", "--text", TEXT).out.count(" runs packed\n") == 3

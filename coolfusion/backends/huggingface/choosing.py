@@ -7,7 +7,7 @@ or about the whole trial if it is small. Passes count as right if they agree wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -57,14 +57,10 @@ class Way:
         """Why texts are computed anew for every question, or refused; None if they are not."""
         if self.beyond == REFUSED:
             return (
-                f"what it says of a text changes with the length of the text beyond {self.near:,} "
-                "tokens, so longer ones are refused"
+                f"texts of more than {self.near:,} tokens change its later answers; it refuses them"
             )
         if self.near is not None:
-            return (
-                f"its cached keys hold up to {self.near:,} tokens, so longer texts are computed "
-                "anew at every step"
-            )
+            return f"texts of more than {self.near:,} tokens are computed anew at every step"
         if self.kind == RECOMPUTED:
             return "it cannot be cached right, so its texts are computed anew at every step"
         return None
@@ -226,7 +222,7 @@ def choose(model: Any, size: int, text: Ids) -> Way:
     if found is None:
         # Nothing is known beyond the first window, so nothing is cached there.
         near = lengths[0] if lengths and (limit is None or lengths[0] < limit) else None
-        found = tuple(Way(kind, near, near and RECOMPUTED) for kind in CACHED)
+        found = tuple(Way(kind, near, RECOMPUTED if near else None) for kind in CACHED)
     return next((way for way in found if trial.agrees(way.kind)), Way(RECOMPUTED))
 
 
@@ -250,11 +246,24 @@ def _ways(trial: Trial, lengths: tuple[int, ...]) -> list[Way]:
     ]
 
 
+def strategy_of(make: Callable[..., Any], config: Any) -> str | None:
+    """How a model of a configuration is run, from a miniature that ``make`` builds of it.
+
+    Nothing of the model is read. None if there is no miniature.
+    """
+    architecture = Architecture(make, repr(config.to_dict()), None, torch.device("cpu"), config)
+    try:
+        found = _ways_of_miniature(architecture)
+    except UsageError as error:
+        return f"refused: {error}"
+    return None if found is None else next(iter(found), Way(RECOMPUTED)).strategy
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """What ways to compute depend on: the class of a model and its ``config``, told apart by text."""
 
-    kind: type[Any]
+    kind: Callable[..., Any]
     text: str
     implementation: str | None
     device: torch.device

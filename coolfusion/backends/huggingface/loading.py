@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import transformers
 
 from coolfusion.backends.huggingface.causal import TransformersBackend
+from coolfusion.backends.huggingface.choosing import strategy_of
 from coolfusion.backends.huggingface.probing import num_ids
 from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
 from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
@@ -139,6 +141,22 @@ def start_ids_of(path: str | Path, model: Any, size: int) -> tuple[int, ...]:
             "decoder cannot begin. Add one to generation_config.json."
         )
     return (start,) if forced is None else (start, forced)
+
+
+def strategy_at(path: str | Path, *, trust_remote_code: bool = False) -> str | None:
+    """How the model of a folder or hub id is run, from its configuration; None: unknown."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            str(path), trust_remote_code=trust_remote_code
+        )
+    except Exception:
+        return None
+    if getattr(config, "is_encoder_decoder", False):
+        return None
+    make = partial(
+        transformers.AutoModelForCausalLM.from_config, trust_remote_code=trust_remote_code
+    )
+    return strategy_of(make, config)
 
 
 def _load_model(

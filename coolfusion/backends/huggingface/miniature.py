@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ _LENGTH = re.compile(
     r"window(?!_(layer|pattern))|chunk|block_size|original_max|_distance|local_attention"
     r"|mem_len|_topk$|floor|extent|stride|segment_len|span|(?<!prompt)_length$|original_seq"
 )
-_NO_LENGTH = re.compile(r"pattern|layers|moe|expert|group|router|mask|num_chunks|lm_head|feed|kernel")
+_NO_LENGTH = re.compile(
+    r"pattern|layers|moe|expert|group|router|mask|num_chunks|lm_head|feed|kernel"
+)
 _LAYERS = re.compile(
     r"^(n|num)_(hidden_)?layers?$|^(encoder|decoder)_layers$|^num_(encoder|decoder)_layers$"
     r"|^num_blocks$|^num_layers_per_stack$"
@@ -46,14 +48,25 @@ _WIDTH = re.compile(
     r"(^|_)(size|dim|width|rank|ffn|embd|inner|dff|channels|d_model|d_state|d_ssm|d_head|headdim"
     r"|head_dim|proj|ff|rel)(_|$)|^d_|lru|hidden|intermediate"
 )
-_NO_WIDTH = re.compile(r"vocab|kernel|(^|_)num_|^n_(?!embd|inner)|patch|image|group_size|batch|factor|act|dropout|std")
+_NO_WIDTH = re.compile(
+    r"vocab|kernel|(^|_)num_|^n_(?!embd|inner)|patch|image|group_size|batch|factor|act|dropout|std"
+)
 _CHOICES = re.compile(r"^(n_group|topk_group|moe_topk|moe_k|num_expert_group)$")
 _HEAD_COUNT = re.compile(r"(^|_)heads?$|_num_(key|value)_heads$")
-_OF_HEAD = re.compile(r"head_?(dim|size)|dim_head|d_head|kv_channels|rotary|lora|rank|_state|^v_dim")
+_OF_HEAD = re.compile(
+    r"head_?(dim|size)|dim_head|d_head|kv_channels|rotary|lora|rank|_state|^v_dim"
+)
 MAX_PARTS = 4
 MAX_KINDS = 8
-_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads",
-          "decoder_attention_heads", "num_decoder_attention_heads")
+_HEADS = (
+    "num_attention_heads",
+    "n_head",
+    "num_heads",
+    "n_heads",
+    "attention_heads",
+    "decoder_attention_heads",
+    "num_decoder_attention_heads",
+)
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "emb_dim")
 
 
@@ -87,7 +100,7 @@ def boundaries(config: Any) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def miniature(kind: type[Any], config: Any, device: torch.device) -> Any | None:
+def miniature(kind: Callable[..., Any], config: Any, device: torch.device) -> Any | None:
     """A small random model of a class and a configuration, on a device; None if none can be made.
 
     It is in evaluation mode and in single precision. The random state of torch stays as it is.
@@ -116,9 +129,7 @@ def small_config(config: Any, target: int = 8, repeats: int = 1) -> Any:
     text = _text(config)
     lengths = boundaries(config)
     ranks = {value: FIRST_LENGTH + NEXT_LENGTH * i for i, value in enumerate(lengths)}
-    plan = Shrinking(
-        _factor(text, target), _num_parts(text), ranks, _num_layers(text, repeats)
-    )
+    plan = Shrinking(_factor(text, target), _num_parts(text), ranks, _num_layers(text, repeats))
     values = _shrunk(copy.deepcopy(config.to_dict()), plan)
     for name in ("architectures", "dtype", "torch_dtype", "quantization_config", "auto_map"):
         values.pop(name, None)
@@ -129,7 +140,7 @@ def small_config(config: Any, target: int = 8, repeats: int = 1) -> Any:
     return small
 
 
-def _made(kind: type[Any], config: Any) -> Any:
+def _made(kind: Callable[..., Any], config: Any) -> Any:
     with torch.device("meta"):
         size = sum(weights.numel() for weights in kind(config).parameters())
     if size > MAX_PARAMETERS:
@@ -236,10 +247,10 @@ def _smaller(name: str, value: Any, count: int, plan: Shrinking) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value <= 1:
         return value
-    return _smaller_number(name, value, count, plan)
+    return _smaller_number(name, value, plan)
 
 
-def _smaller_number(name: str, value: int, count: int, plan: Shrinking) -> int:
+def _smaller_number(name: str, value: int, plan: Shrinking) -> int:
     if name.endswith(("token_id", "_index", "_token", "lang_id")):
         return value if value < MAX_VOCAB else 3
     if "vocab_size" in name:

@@ -285,8 +285,10 @@ class Reach:
     def allows(self, positions: Ints, where: Ints) -> NDArray[np.bool_]:
         """Whether tokens at ``positions`` may see those at ``where``, by broadcasting."""
         if self.chunk is not None:
-            return positions // self.chunk == where // self.chunk
-        return positions - where < self.window
+            same: NDArray[np.bool_] = positions // self.chunk == where // self.chunk
+            return same
+        near: NDArray[np.bool_] = positions - where < (self.window or np.inf)
+        return near
 
 
 def _reaches(config: Any) -> dict[str, Reach]:

@@ -111,9 +111,7 @@ class SnapshotPasses:
             self._snapshots.popitem(last=False)
         return snapshot, len(todo), num_passes
 
-    def _feed_copies(
-        self, snapshot: Snapshot, padded: Sequence[tuple[int, ...]]
-    ) -> torch.Tensor:
+    def _feed_copies(self, snapshot: Snapshot, padded: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """Logits (rows, tokens, vocabulary) of several continuations of one state."""
         cache = copy.deepcopy(snapshot.cache)
         if len(padded) > 1:

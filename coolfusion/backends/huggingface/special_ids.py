@@ -1,8 +1,8 @@
 """Special ids as the files of a checkpoint name them: one reading, or one clear error.
 
 Files hold them in many shapes. An id is a whole number, and null names none. A list names several.
-Ids without a row in the model are left out, since it can never draw them: -1, ids of another
-variant, ids beyond what a tensor holds. Everything else is an error.
+Ids without a row in the model are left out, since it can never draw them. So are -1 and ids of
+another variant. Everything else is an error.
 """
 
 from __future__ import annotations

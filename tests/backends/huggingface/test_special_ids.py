@@ -44,7 +44,7 @@ def test_ids_that_a_model_has_are_kept(value: Any, found: set[int]) -> None:
     "value", ["<end>", "2", 2.0, 1e9, True, [[0], [5]], [0, None], ["2"], {"id": 2}, float("nan")]
 )
 def test_every_other_shape_is_one_clear_error(value: Any) -> None:
-    with pytest.raises(LoadError, match="eos_token_id of x is .* whole number"):
+    with pytest.raises(LoadError, match=r"eos_token_id of x is .* whole number"):
         ids_named(value, SIZE, "eos_token_id of x")
 
 
