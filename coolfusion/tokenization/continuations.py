@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.canonical import Canonical
-from coolfusion.tokenization.code_points import assigned
+from coolfusion.tokenization.fidelity.code_points import assigned
 
 # A kind: texts that a tokenizer cuts alike, each with another first byte.
 Kind = tuple[str, ...]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Final, final
 
 import numpy as np
@@ -24,11 +23,9 @@ from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.byte_vocabulary import ByteVocabulary
 from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.tokenization.continuations import beginnings, kinds_of
-from coolfusion.tokenization.utf8 import goes_on, whole_characters
+from coolfusion.tokenization.utf8 import END, NUM_OUTCOMES, may_follow, whole_characters
 from coolfusion.types import Floats
 
-END: Final = 256  # the outcome after the 256 bytes: the text ends
-NUM_OUTCOMES: Final = 257
 WINDOW: Final = 16  # characters after a position before its encoding counts as settled
 
 Ids = tuple[int, ...]
@@ -181,7 +178,7 @@ class Covering:
         # outcome with known sum L of total T. So L / (T + S) <= (L + x) / (T + X), which is
         # at most (L + X) / (T + X) <= (L + S) / (T + S), as L <= T.
         lower, slack = lower / total, slack / total
-        possible = _may_follow(cover.pending)
+        possible = may_follow(cover.pending)
         return Bounds(lower, lower + slack * possible if slack else lower, slack)
 
     def log_next(self, cover: Cover) -> Floats:
@@ -215,7 +212,7 @@ class Covering:
             # A whole text has one encoding, so it can end only after that.
             if branch.depth == 0 and branch.ids == cover.canonical.ids:
                 sums[END] += scale * np.exp(branch.log_end)
-        return sums * _may_follow(cover.pending), slack
+        return sums * may_follow(cover.pending), slack
 
     def log_total(self, cover: Cover) -> float:
         """log F of the text in nats, -inf if nothing covers it.
@@ -314,13 +311,3 @@ def _waited_for(
                 found[ids] = parent
             log_mass = parent.log_mass
     return tuple(found.values())
-
-
-@lru_cache(maxsize=4096)
-def _may_follow(pending: bytes) -> Floats:
-    """(257,) 1 for every outcome that may follow the beginning of a character, else 0."""
-    allowed = np.zeros(NUM_OUTCOMES)
-    allowed[END] = not pending
-    allowed[:END] = [goes_on(pending + bytes([byte])) for byte in range(END)]
-    allowed.flags.writeable = False
-    return allowed

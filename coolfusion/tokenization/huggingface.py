@@ -12,7 +12,7 @@ import tokenizers
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.tokenization.base import pieces_text
 from coolfusion.tokenization.chat import ChatEncoder
-from coolfusion.tokenization.literals import (
+from coolfusion.tokenization.fidelity.literals import (
     Literals,
     examples_of,
     faithful_copy,
@@ -21,7 +21,7 @@ from coolfusion.tokenization.literals import (
     pattern_of,
     without_names,
 )
-from coolfusion.tokenization.losses import Loss, find_losses, suspicious
+from coolfusion.tokenization.fidelity.losses import Loss, find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
 from coolfusion.tokenization.token_bytes import token_pieces
 from coolfusion.tokenization.typed_text import ChatTemplate

@@ -31,12 +31,12 @@ from coolfusion.decoding.scheduler import ask_distributions, gather
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import SourceError
 from coolfusion.tokenization.covers import (
-    END,
     Bounds,
     Cover,
     Covering,
     Ids,
 )
+from coolfusion.tokenization.utf8 import END
 from coolfusion.types import Floats, Usage
 
 Covers: TypeAlias = tuple[Cover, ...]

@@ -35,7 +35,8 @@ from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.tokenization.boundaries import is_unspaced
 from coolfusion.tokenization.canonical import Canonical, common_length, extend
-from coolfusion.tokenization.covers import END, Cover, Covering
+from coolfusion.tokenization.covers import Cover, Covering
+from coolfusion.tokenization.utf8 import END
 from coolfusion.types import Usage
 
 

@@ -16,8 +16,8 @@ from coolfusion.builtin import builtin_paths
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.testing.toys import toy_tokenizer
 from coolfusion.tokenization.base import pieces_text
-from coolfusion.tokenization.code_points import rare_characters, sample_characters
-from coolfusion.tokenization.differences import differences, same
+from coolfusion.tokenization.fidelity.code_points import rare_characters, sample_characters
+from coolfusion.tokenization.fidelity.differences import differences, same
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 from tests.odd_tokenizers import ADDED, ODD, TEXTS
 from tests.strategies import FAMILIES, FRAGMENTS

@@ -9,8 +9,8 @@ from typing import Any, final
 import regex
 import tokenizers
 
-from coolfusion.tokenization.code_points import alike, rare_characters
-from coolfusion.tokenization.losses import Trip, altered, inside
+from coolfusion.tokenization.fidelity.code_points import alike, rare_characters
+from coolfusion.tokenization.fidelity.losses import Trip, altered, inside
 
 Ids = tuple[int, ...]
 _ALIKE = 12  # added tokens of equal properties that are tried

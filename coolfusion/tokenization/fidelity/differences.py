@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-from coolfusion.tokenization.code_points import kind_of
+from coolfusion.tokenization.fidelity.code_points import kind_of
 
 _SPACES = " \t\n\r"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import tokenizers
 
-from coolfusion.tokenization.code_points import (
+from coolfusion.tokenization.fidelity.code_points import (
     OPEN,
     RARE,
     assigned,
@@ -17,7 +17,7 @@ from coolfusion.tokenization.code_points import (
     shown,
     special_spaces,
 )
-from coolfusion.tokenization.differences import differences, same
+from coolfusion.tokenization.fidelity.differences import differences, same
 
 Trip = Callable[[str], str]  # a text to ids and back
 
