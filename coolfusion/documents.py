@@ -113,7 +113,7 @@ def parsed_json(text: str | bytes) -> Any:
         value = json.loads(text)
     except RecursionError:
         raise _too_deep() from None
-    _check_depth(value)
+    check_depth(value)
     return value
 
 
@@ -125,8 +125,23 @@ def parsed_toml(text: str) -> dict[str, Any]:
         value: dict[str, Any] = tomllib.loads(text)
     except RecursionError:
         raise _too_deep() from None
-    _check_depth(value)
+    check_depth(value)
     return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise ``ValueError`` for lists and mappings inside each other beyond ``MAX_DEPTH``."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            entry
+            for each in level
+            for entry in (each.values() if isinstance(each, dict) else each)
+            if isinstance(entry, (dict, list))
+        ]
+        if not level:
+            return
+    raise _too_deep()
 
 
 def read_file(
@@ -209,8 +224,8 @@ def shown(value: object) -> str:
     """``repr`` of a value for an error, cut where it is long."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # built by a program: too deep, or too many digits
-        text = f"a {type(value).__name__}"
+    except Exception:  # an object of somebody else's, or a number of thousands of digits
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
@@ -243,20 +258,6 @@ def _opened(path: str | os.PathLike[str], streams: bool) -> IO[bytes]:
         file.close()
         raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
     return file
-
-
-def _check_depth(value: Any) -> None:
-    level = [value] if isinstance(value, (dict, list)) else []
-    for _ in range(MAX_DEPTH):
-        level = [
-            entry
-            for each in level
-            for entry in (each.values() if isinstance(each, dict) else each)
-            if isinstance(entry, (dict, list))
-        ]
-        if not level:
-            return
-    raise _too_deep()
 
 
 def _too_deep() -> ValueError:

@@ -105,3 +105,6 @@ class BatchError(SourceError):
             "are finished, and nothing of them is lost."
         )
         self.__cause__ = self.errors[first]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchError, (self.errors, self.results), self.__dict__

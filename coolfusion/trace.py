@@ -12,8 +12,7 @@ from os import PathLike
 from typing import IO, Any, final
 
 from coolfusion.checks.arguments import checked
-from coolfusion.checks.values import shown
-from coolfusion.documents import json_ready, json_text, number_from, parsed_json
+from coolfusion.documents import json_ready, json_text, number_from, parsed_json, shown
 from coolfusion.errors import UsageError
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 

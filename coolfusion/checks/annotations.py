@@ -27,9 +27,9 @@ from coolfusion.checks.values import (
     number,
     path_like,
     raw_bytes,
-    shown,
     text,
 )
+from coolfusion.documents import shown
 
 
 def hints_of(what: Any) -> dict[str, Any]:

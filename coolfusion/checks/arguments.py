@@ -17,7 +17,8 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from coolfusion.checks.annotations import check_for, hints_of
-from coolfusion.checks.values import Check, fitting, shown
+from coolfusion.checks.values import Check, fitting
+from coolfusion.documents import shown
 from coolfusion.errors import UsageError
 
 Parameters = ParamSpec("Parameters")

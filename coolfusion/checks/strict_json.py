@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-MAX_DEPTH = 100  # of brackets in brackets; JSON for people has a handful
+from coolfusion.documents import MAX_DEPTH, check_depth
+
 MAX_DIGITS = 1000
 
 
@@ -27,12 +28,14 @@ def strict_json(text: str) -> Any:
         )
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
-    _check_inside(value)
+    check_depth(value)
     return value
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    for key in found:
+        check_whole(key)
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
@@ -55,23 +58,6 @@ def _finite(digits: str) -> float:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON, where all are finite")
-
-
-def _check_inside(value: Any) -> None:
-    """Raise ``ValueError`` for a value that is nested too deeply, or has half a character in a key."""
-    level, depth = [value], 0
-    while level:
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, dict):
-                for key in each:
-                    check_whole(key)
-                inner += each.values()
-            elif isinstance(each, list):
-                inner += each
-        level, depth = inner, depth + 1
 
 
 def check_whole(text: str) -> None:

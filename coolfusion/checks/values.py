@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from coolfusion.documents import shown
 from coolfusion.errors import PromptError, UsageError
 
 NUM_BITS = 1023  # of a whole number at most, so that it can be shown, and be a float
-SHOWN = 80  # characters of a value that an error shows
 
 # Gives the value as the function takes it, or raises ``Unfit``.
 Check = Callable[[object], object]
@@ -28,15 +28,6 @@ class Unfit(Exception):
     def __init__(self, value: object, wanted: str, at: str = "") -> None:
         super().__init__(wanted)
         self.value, self.wanted, self.at = value, wanted, at
-
-
-def shown(value: object) -> str:
-    """A value in the words of an error: its ``repr``, if there is one, and not all of a long one."""
-    try:
-        text = repr(value)
-    except Exception:  # an object of somebody else's, or a number of thousands of digits
-        text = f"a value of type {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
 class CheckedItems:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coolfusion import __version__
-from coolfusion.checks.values import shown
 from coolfusion.cli import (
     evaluate,
     generate,
@@ -33,6 +32,7 @@ from coolfusion.cli.process import (
     ready_streams,
 )
 from coolfusion.cli.terminal import say
+from coolfusion.documents import shown
 from coolfusion.errors import CoolfusionError, UsageError
 
 COMMANDS = (generate, evaluate, inspect, merge, swarm, tune)

@@ -12,7 +12,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from coolfusion.checks.values import SHOWN
+from coolfusion.documents import SHOWN
 from coolfusion.errors import UsageError
 
 MAX_DEPTH = 8  # of brackets; twice the parts that can be put around another

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from coolfusion.checks.strict_json import check_whole, strict_json
-from coolfusion.checks.values import shown
 from coolfusion.config.kinds import Option
 from coolfusion.config.options import BY_NAME, RESPONSE, options_of
 from coolfusion.config.spelling import FOREIGN, did_you_mean
 from coolfusion.decoding.request import Request
-from coolfusion.documents import json_text
+from coolfusion.documents import json_text, shown
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.prompts import (
     EVERYONE_ELSE,

@@ -54,8 +54,6 @@ class Adapter(_Alike):
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if not _is_path(self.path):
-            raise UsageError(f"The path of an adapter is {shown(self.path)}; give text or a Path.")
         inside = () if self.on is None else (self.on,)
         for node in inside:
             _check_node("on", node)
@@ -306,18 +304,12 @@ def _check_node(key: str, value: object) -> None:
 
 
 def _check_kinds(merge: Merge) -> None:
-    """Raise ``UsageError`` for values of the wrong type."""
-    for key, value in (("models", merge.models), ("weights", merge.weights)):
-        if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{key} of {merge.how.name} is {shown(value)}; give a tuple.")
+    """Raise ``UsageError`` for models of the wrong type and for a seed out of range."""
     for model in merge.models:
         _check_node("models", model)
     if merge.base is not None:
         _check_node("base", merge.base)
-    if not isinstance(merge.parameters, Mapping):
-        raise UsageError(f"parameters is {shown(merge.parameters)}; give numbers by name.")
-    is_whole = isinstance(merge.seed, int) and not isinstance(merge.seed, bool)
-    if not is_whole or not 0 <= merge.seed <= MAX_SEED:
+    if not 0 <= merge.seed <= MAX_SEED:
         raise UsageError(
             f"The seed is {shown(merge.seed)}; it must be a whole number from 0 to {MAX_SEED}."
         )

@@ -12,7 +12,7 @@ import pytest
 from coolfusion import FusionModel, Recipe, Request, Sampling
 from coolfusion.config.options import FusionConfig
 from coolfusion.decoding.mixture.options import Mixture
-from coolfusion.errors import CoolfusionError, UncopyableError
+from coolfusion.errors import BatchError, CoolfusionError, SourceError, UncopyableError
 from coolfusion.evaluation import EvaluationPlan, make_task, metric_named
 from coolfusion.merging import Merge
 from coolfusion.swarm import SwarmPlan
@@ -56,12 +56,17 @@ def kinds(of: type[CoolfusionError]) -> Iterator[type[CoolfusionError]]:
         yield from kinds(each)
 
 
+ARGUMENTS: dict[type, tuple[Any, ...]] = {
+    ConformanceError: ("law", "text"),
+    BatchError: ({1: SourceError("text")}, {0: "text"}),
+}
+
+
 def test_exceptions_come_back_from_another_process() -> None:
     found = [each for each in kinds(CoolfusionError) if each.__module__.startswith("coolfusion")]
     assert len(found) > 10
     for each in found:
-        arguments: tuple[Any, ...] = ("law", "text") if each is ConformanceError else ("text",)
-        error = each(*arguments)
+        error = each(*ARGUMENTS.get(each, ("text",)))
         error.__dict__["generation"] = None
         back = pickle.loads(pickle.dumps(error))
         assert (type(back), str(back), back.args) == (each, str(error), error.args)

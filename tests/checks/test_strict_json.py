@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coolfusion.checks.strict_json import MAX_DEPTH, strict_json
+from coolfusion.checks.strict_json import strict_json
+from coolfusion.documents import MAX_DEPTH
 
 WRONG = {
     "[" * 100_000: "nested",

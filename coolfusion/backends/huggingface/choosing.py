@@ -218,7 +218,7 @@ def choose(model: Any, size: int, text: Ids) -> Way:
         raise
     except Exception as error:
         raise UsageError(f"The model cannot be run: {type(error).__name__}: {error}") from error
-    found = _ways_of_miniature(Architecture.of(model))
+    found = _ways_of_miniature(ModelKind.of(model))
     if found is None:
         # Nothing is known beyond the first window, so nothing is cached there.
         near = lengths[0] if lengths and (limit is None or lengths[0] < limit) else None
@@ -251,7 +251,7 @@ def strategy_of(make: Callable[..., Any], config: Any) -> str | None:
 
     Nothing of the model is read. None if there is no miniature.
     """
-    architecture = Architecture(make, repr(config.to_dict()), None, torch.device("cpu"), config)
+    architecture = ModelKind(make, repr(config.to_dict()), None, torch.device("cpu"), config)
     try:
         found = _ways_of_miniature(architecture)
     except UsageError as error:
@@ -260,7 +260,7 @@ def strategy_of(make: Callable[..., Any], config: Any) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
+class ModelKind:
     """What ways to compute depend on: the class of a model and its ``config``, told apart by text."""
 
     kind: Callable[..., Any]
@@ -270,7 +270,7 @@ class Architecture:
     config: Any = field(compare=False)
 
     @classmethod
-    def of(cls, model: Any) -> Architecture:
+    def of(cls, model: Any) -> ModelKind:
         """That of a model."""
         config = model.config
         implementation = getattr(config, "_attn_implementation", None)
@@ -278,7 +278,7 @@ class Architecture:
 
 
 @lru_cache(maxsize=64)
-def _ways_of_miniature(architecture: Architecture) -> tuple[Way, ...] | None:
+def _ways_of_miniature(architecture: ModelKind) -> tuple[Way, ...] | None:
     """The ways that agree on a miniature, with lengths of the model; None if there is none."""
     config = architecture.config
     small = miniature(architecture.kind, config, architecture.device)

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface import TransformersBackend, choosing, packed
-from coolfusion.backends.huggingface.choosing import Architecture, Way
+from coolfusion.backends.huggingface.choosing import ModelKind, Way
 from coolfusion.backends.huggingface.miniature import boundaries, miniature
 from coolfusion.errors import UsageError
 from tests.architectures import build
@@ -88,7 +88,7 @@ def test_where_there_is_no_miniature_nothing_is_cached_past_the_first_window(
 
 def test_architectures_differ_by_their_settings() -> None:
     one, same, other = llama(), llama(), llama(num_key_value_heads=4)
-    assert Architecture.of(one) == Architecture.of(same) != Architecture.of(other)
+    assert ModelKind.of(one) == ModelKind.of(same) != ModelKind.of(other)
 
 
 def test_dropout_left_on_somewhere_is_named() -> None:
