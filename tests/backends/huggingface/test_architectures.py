@@ -63,7 +63,7 @@ def assert_own_numbers(model: Any) -> str:
 
 
 def print_outcomes() -> None:
-    """The table of docs/inside/models.md: how many kinds are run in which way."""
+    """What docs/inside/models.md sums up: how many kinds are run in which way."""
     counts = Counter(outcome(kind) for kind in KINDS)
     for way, number in counts.most_common():
         print(f"| {way} | {number} |")
