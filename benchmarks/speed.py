@@ -125,7 +125,11 @@ class _Reencoding:
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
         """Each query by itself."""
-        return [SnapshotPasses(self._model, 0).answer([query], read_scores)[0] for query in queries]
+        fresh = [SnapshotPasses(self._model, self.vocab_size, 0) for _ in queries]
+        return [
+            passes.answer([query], read_scores)[0]
+            for passes, query in zip(fresh, queries, strict=True)
+        ]
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
         """One token, which is all that the decoder asks for."""
