@@ -66,6 +66,21 @@ def _random_merges(spec: Spec) -> None:
     spec["model"]["dropout"] = 0.5
 
 
+def _spaces_added(mark: str) -> Callable[[Spec], None]:
+    """Two marks of a space are a token of the model and an added one, as in Gemma 2 and 3."""
+
+    def edit(spec: Spec) -> None:
+        vocabulary = spec["model"]["vocab"]
+        if mark * 2 not in vocabulary:
+            vocabulary[mark * 2] = max(vocabulary.values()) + 1
+            spec["model"]["merges"].append([mark, mark])
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        token = {"id": vocabulary[mark * 2], "content": mark * 2, **flags}
+        spec["added_tokens"] = [*spec["added_tokens"], token]
+
+    return edit
+
+
 def _literal_names(spec: Spec) -> None:
     spec["model"]["ignore_merges"] = True
 
@@ -90,5 +105,7 @@ ODD: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     ),
     "prefixed": lambda: edited("byte_bpe", _prefixed),
     "random-merges": lambda: edited("byte_bpe", _random_merges),
+    "marks-of-spaces": lambda: edited("sentencepiece_bpe", _spaces_added("\u2581")),
+    "bytes-of-spaces": lambda: edited("byte_bpe", _spaces_added("\u0120")),
     "literal-names": lambda: edited("characters", _literal_names),
 }  # fmt: skip

@@ -27,13 +27,11 @@ def token_pieces(
     ``spec`` is the tokenizer's own, as it writes itself. Raises ``LoadError`` for a decoder whose
     tokens have no bytes in isolation.
     """
-    stages = _stages(spec.get("decoder"))
-    pieces: dict[int, bytes | None] = {}
-    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
-        piece = token.encode("utf-8")
-        for stage in stages:
-            piece = stage(piece)
-        pieces[token_id] = piece
+    decoded = decoded_by(spec)
+    pieces: dict[int, bytes | None] = {
+        token_id: decoded(token)
+        for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items()
+    }
     for added in spec.get("added_tokens", ()):
         pieces[added["id"]] = None if added["special"] else added["content"].encode("utf-8")
     unknown = spec["model"].get("unk_token")
@@ -43,6 +41,22 @@ def token_pieces(
     if unknown_id is not None:
         pieces[unknown_id] = None
     return pieces
+
+
+def decoded_by(spec: Mapping[str, Any]) -> Callable[[str], bytes]:
+    """What the declared decoder makes of the name of one token.
+
+    Raises ``LoadError`` for a decoder whose tokens have no bytes in isolation.
+    """
+    stages = _stages(spec.get("decoder"))
+
+    def decoded(name: str) -> bytes:
+        piece = name.encode("utf-8")
+        for stage in stages:
+            piece = stage(piece)
+        return piece
+
+    return decoded
 
 
 def _stages(decoder: Mapping[str, Any] | None) -> list[Stage]:

@@ -11,6 +11,7 @@ import tokenizers
 
 from coolfusion.tokenization.fidelity.code_points import alike, rare_characters
 from coolfusion.tokenization.fidelity.losses import Trip, altered, inside
+from coolfusion.tokenization.token_bytes import decoded_by
 
 Ids = tuple[int, ...]
 _ALIKE = 12  # added tokens of equal properties that are tried
@@ -83,13 +84,26 @@ def faithful_copy(tokenizer: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer
 
     It keeps the names of special tokens as text. Other added tokens take no white space with
     them, and are found in the text as it stands. Merges are never dropped at random.
+
+    Some added tokens are tokens of the model, too, which makes them of other text. In Gemma 2 and
+    3 the runs of word marks stand for runs of spaces. Their names in a text are no tokens.
     """
     written = tokenizer.to_str()
     spec: dict[str, Any] = json.loads(written)
     changed = bool(spec["model"].get("dropout"))
     if changed:
         spec["model"]["dropout"] = None
-    for token in spec["added_tokens"]:
+    decoded, of_model = decoded_by(spec), tokenizer.get_vocab(with_added_tokens=False)
+    own = [
+        token
+        for token in spec["added_tokens"]
+        if token["special"]
+        or of_model.get(token["content"]) != token["id"]
+        or decoded(token["content"]) == token["content"].encode("utf-8")
+    ]
+    changed |= len(own) < len(spec["added_tokens"])
+    spec["added_tokens"] = own
+    for token in own:
         changed |= not token["special"] and _keep_what_is_around(token, tokenizer)
     copy = tokenizers.Tokenizer.from_str(json.dumps(spec) if changed else written)
     copy.no_truncation()

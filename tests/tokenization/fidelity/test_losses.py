@@ -182,3 +182,12 @@ def test_the_trials_are_few(name: str) -> None:
     spy._find_losses()
     assert len(sent) < 3_000
     assert sum(sent) < 120_000
+
+
+@pytest.mark.parametrize("name", ["marks-of-spaces", "bytes-of-spaces"])
+def test_an_added_token_that_the_model_makes_of_spaces(name: str) -> None:
+    tokenizer = loaded(name)
+    assert tokenizer.losses == ()
+    both = tokenizer.encode("a   b")[1]
+    assert tokenizer.piece(both) == b"  "
+    assert both not in tokenizer.encode("a\u2581\u2581b \u0120\u0120")
