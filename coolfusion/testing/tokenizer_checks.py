@@ -26,6 +26,7 @@ def check_tokenizer(tokenizer: Tokenizer, texts: Sequence[str] | None = None) ->
         require(again == ids, "equal texts give equal ids", ids, again, text)
     for text in [*chosen, " ".join(chosen)]:
         _check_extension(tokenizer, text)
+        _check_settled(tokenizer, text, chosen)
 
 
 def _check_extension(tokenizer: Tokenizer, text: str) -> None:
@@ -39,3 +40,17 @@ def _check_extension(tokenizer: Tokenizer, text: str) -> None:
         whole = tuple(tokenizer.encode(text[:position]))
         law = "incremental encoding equals encoding the whole"
         require(canonical.ids == whole, law, whole, canonical.ids, text[:position])
+
+
+def _check_settled(tokenizer: Tokenizer, text: str, texts: Sequence[str]) -> None:
+    """What is settled stays settled, whatever follows."""
+    settled = getattr(tokenizer, "settled", None)
+    ids = tuple(tokenizer.encode(text))
+    for each in settled("", text) if settled else ():
+        after, skipped = each.lead + text[each.position :], each.num_skipped
+        rest = tuple(tokenizer.encode(after)[skipped:])
+        num_kept = len(ids) - len(rest)
+        for more in texts if ids[max(0, num_kept) :] == rest else ():
+            want = tuple(tokenizer.encode(text + more))
+            got = ids[:num_kept] + tuple(tokenizer.encode(after + more)[skipped:])
+            require(got == want, "no later text changes what is settled", want, got, text + more)

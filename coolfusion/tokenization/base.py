@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from coolfusion.tokenization.prompts import OwnPrompt
@@ -33,6 +34,34 @@ class Tokenizer(Protocol):
 
     def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
         """Ids of a raw prompt or of chat messages, with their special tokens."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A position in a text from which its encoding goes on alone, whatever follows.
+
+    What comes from there is the encoding of ``lead`` and of the text after the position, without
+    the first ``num_skipped`` ids.
+    """
+
+    position: int
+    lead: str = ""
+    num_skipped: int = 0
+
+
+class SettlingTokenizer(Tokenizer, Protocol):
+    """A tokenizer that knows which ids of a text no later text can change.
+
+    Without this, a response is encoded as a whole at every step.
+    """
+
+    def settled(self, lead: str, text: str) -> Iterable[Settled]:
+        """Settled positions in ``text``, which is encoded after ``lead``; the first are the best.
+
+        One is used only if what comes from it ends the ids of the known text. Law: then it does so
+        for every text that goes on, and the ids before it stay.
+        """
         ...
 
 

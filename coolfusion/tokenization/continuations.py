@@ -88,7 +88,7 @@ def beginnings(
     size = sum(len(tokenizer.piece(i) or b"") for i in canonical.ids[canonical.num_settled :])
     for kind in kinds:
         for text in sorted(kind, key=lambda text: text.encode()[0] in joined):
-            ids = tokenizer.encode(canonical.tail + text)
+            ids = canonical.followed_by(text, tokenizer)
             num = _num_spelling(ids, size, tokenizer)
             if num is not None:  # no token joined the two, so this stands for the whole kind
                 yield settled + ids[:num]

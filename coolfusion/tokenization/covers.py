@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, final
+from typing import final
 
 import numpy as np
 
@@ -25,8 +25,6 @@ from coolfusion.tokenization.canonical import Canonical, extend
 from coolfusion.tokenization.continuations import beginnings, kinds_of
 from coolfusion.tokenization.utf8 import END, NUM_OUTCOMES, may_follow, whole_characters
 from coolfusion.types import Floats
-
-WINDOW: Final = 16  # characters after a position before its encoding counts as settled
 
 Ids = tuple[int, ...]
 
@@ -101,7 +99,7 @@ class Covering:
         canonical, pending = cover.canonical, cover.pending + bytes([byte])
         character = whole_characters(pending)
         if character:
-            canonical, pending = extend(canonical, character, self._tokenizer, WINDOW), b""
+            canonical, pending = extend(canonical, character, self._tokenizer), b""
         grown: list[CoverBranch] = []
         born: list[CoverBranch] = []
         unknown: dict[Ids, CoverBranch] = {each.ids: each for each in cover.waiting}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, final
 
@@ -10,7 +11,7 @@ import regex
 import tokenizers
 
 from coolfusion.errors import LossyTokenizerError, PromptError
-from coolfusion.tokenization.base import pieces_text
+from coolfusion.tokenization.base import Settled, pieces_text
 from coolfusion.tokenization.chat import ChatEncoder
 from coolfusion.tokenization.fidelity.literals import (
     Literals,
@@ -23,6 +24,8 @@ from coolfusion.tokenization.fidelity.literals import (
 )
 from coolfusion.tokenization.fidelity.losses import Loss, find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
+from coolfusion.tokenization.settling.positions import Settling
+from coolfusion.tokenization.settling.sections import Sections
 from coolfusion.tokenization.token_bytes import token_pieces
 from coolfusion.tokenization.typed_text import ChatTemplate
 
@@ -56,7 +59,8 @@ class HuggingFaceTokenizer:
         self._chat = ChatEncoder(tokenizer, template) if template else None
         self._pieces = token_pieces(self._plain, spec)
         self.end_ids = frozenset(end_ids)
-        self._taken = _taken_names(self._plain, spec, self._pieces)
+        taken = _taken_names(self._plain, spec, self._pieces)
+        self._taken = _any_of(taken)
         self.knows_whole_parts = bool(
             spec["model"].get("ignore_merges") or spec["model"].get("end_of_word_suffix")
         )
@@ -68,6 +72,12 @@ class HuggingFaceTokenizer:
         if self._apart.names:
             self._plain = without_names(self._plain)
         self.encode = lru_cache(maxsize=4096)(self._encode)
+        self._sections = Sections(
+            (self._apart.next_in, self._next_taken),
+            (*self._apart.names, *taken),
+            [name for name in self.whole_words if name in self._apart.names],
+        )
+        self._settling = Settling(self._plain, in_context=bool(self._anchors))
         losses = self._find_losses()
         self.losses = tuple(map(str, losses))
         self.rare_losses = tuple(str(loss) for loss in losses if not loss.ordinary)
@@ -82,6 +92,41 @@ class HuggingFaceTokenizer:
     def ids(self) -> frozenset[int]:
         """Every id that stands for a token, control tokens included."""
         return frozenset(self._pieces)
+
+    @property
+    def unfollowed(self) -> str | None:
+        """What keeps ``settled`` from knowing anything; None if nothing does.
+
+        A response is then encoded as a whole at every step.
+        """
+        return self._settling.unfollowed
+
+    def settled(self, lead: str, text: str) -> Iterator[Settled]:
+        """Positions in ``text`` from which its encoding goes on alone, whatever follows.
+
+        See ``coolfusion.tokenization.base.SettlingTokenizer``.
+        """
+        whole = lead + text
+        start, end = self._sections.last(whole)
+        moved = max(0, start - len(lead))
+        known, section = lead[start:], whole[max(start, len(lead)) : end]
+        for each in self._settling.positions(known, section):
+            found = replace(each, position=each.position + moved)
+            is_free = self._sections.is_free(whole, len(lead) + found.position)
+            if is_free and self._holds(each, known, section, is_closed=end < len(whole)):
+                yield found
+        if moved and self._sections.is_free(whole, start):
+            yield Settled(moved)
+
+    def _holds(self, each: Settled, lead: str, section: str, *, is_closed: bool) -> bool:
+        """Whether a position also holds where names are taken apart, before it or after it."""
+        if not self._sections.joins_nothing(each.lead):
+            return False
+        if not is_closed:
+            return True
+        rest = self._encode_part(each.lead + section[each.position :])[each.num_skipped :]
+        known = self._encode_part(lead + section)
+        return known[max(0, len(known) - len(rest)) :] == rest
 
     @property
     def has_chat_template(self) -> bool:
@@ -130,11 +175,16 @@ class HuggingFaceTokenizer:
         return ids
 
     def _encode_around_names(self, text: str) -> tuple[int, ...]:
-        taken = self._taken.search(text) if self._taken else None
+        taken = self._next_taken(text, 0)
         if taken:
-            cut = taken.start() + 1
+            _, cut = taken
             return self._encode_part(text[:cut]) + self._encode_around_names(text[cut:])
         return self._encode_part(text)
+
+    def _next_taken(self, text: str, start: int) -> tuple[int, int] | None:
+        """The next name that is cut after its first character, and where it is cut."""
+        found = self._taken.search(text, start) if self._taken else None
+        return (found.start(), found.start() + 1) if found else None
 
     def _encode_part(self, text: str) -> tuple[int, ...]:
         for anchor, anchor_ids in self._anchors:
@@ -156,9 +206,10 @@ class HuggingFaceTokenizer:
             raise PromptError(
                 "The prompt is empty, so there is nothing to continue. Give some text."
             )
-        head = prompt[: self._apart.first_in(prompt)]
-        taken = self._taken.search(head) if self._taken else None
-        head = head[: taken.start() + 1] if taken else head
+        apart = self._apart.next_in(prompt, 0)
+        head = prompt[: apart[0]] if apart else prompt
+        taken = self._next_taken(head, 0)
+        head = head[: taken[1]] if taken else head
         encoding = self._plain.encode(head, add_special_tokens=True)
         ids = list(encoding.ids)
         mask = encoding.special_tokens_mask
@@ -209,19 +260,22 @@ class HuggingFaceTokenizer:
 
 def _taken_names(
     tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any], pieces: Mapping[int, bytes | None]
-) -> regex.Pattern[str] | None:
-    """A pattern of the names of control and byte tokens, if the model matches names literally.
+) -> list[str]:
+    """Names of control and byte tokens, if the model matches names literally.
 
     In a Unigram model the text "<0x41>" would become the byte token of "A". A BPE model that
     ignores merges matches whole words in this way.
     """
     if spec["model"]["type"] != "Unigram" and not spec["model"].get("ignore_merges"):
-        return None
+        return []
     # Added tokens that are not in the vocabulary of a BPE model are never matched by it.
     unigram = spec["model"]["type"] == "Unigram"
-    names = [
+    return sorted(
         name
         for name, token_id in tokenizer.get_vocab(with_added_tokens=unigram).items()
         if pieces.get(token_id) is None or _BYTE_NAME.fullmatch(name)
-    ]
-    return regex.compile("|".join(map(regex.escape, sorted(names)))) if names else None
+    )
+
+
+def _any_of(names: Sequence[str]) -> regex.Pattern[str] | None:
+    return regex.compile("|".join(map(regex.escape, names))) if names else None

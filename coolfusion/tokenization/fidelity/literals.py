@@ -43,10 +43,10 @@ class Literals:
         """The added tokens that are found here, and need not be found by anything else."""
         return self._ids.keys()
 
-    def first_in(self, text: str) -> int | None:
-        """Where the first of them begins in ``text``; None without any."""
-        found = self._pattern.search(text) if self._pattern else None
-        return found.start() if found else None
+    def next_in(self, text: str, start: int) -> tuple[int, int] | None:
+        """The (first, end) of the next of them from a position on; None if there is none."""
+        found = self._pattern.search(text, start) if self._pattern else None
+        return found.span() if found else None
 
     def parts(self, text: str) -> Iterator[tuple[str, Ids]]:
         """The text between them, each part with the ids of the literal after it, if any."""
@@ -105,7 +105,7 @@ def faithful_copy(tokenizer: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer
     spec["added_tokens"] = own
     for token in own:
         changed |= not token["special"] and _keep_what_is_around(token, tokenizer)
-    copy = tokenizers.Tokenizer.from_str(json.dumps(spec) if changed else written)
+    copy = _built(spec, json.dumps(spec) if changed else written)
     copy.no_truncation()
     copy.no_padding()
     copy.encode_special_tokens = True
@@ -152,9 +152,28 @@ def without_names(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     spec = json.loads(tokenizer.to_str())
     for token in spec["added_tokens"]:
         token["special"] = True  # names of special tokens are kept as text
-    copy = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    copy = _built(spec, json.dumps(spec))
     copy.encode_special_tokens = True
     return copy
+
+
+def _built(spec: Mapping[str, Any], written: str) -> tokenizers.Tokenizer:
+    """The tokenizer of a specification, in which sums of a Unigram model's scores are exact.
+
+    Such a model adds scores from the beginning of a text. Where two ways to cut it are equally
+    good, as in a run of one character, the rounding of all before would decide between them.
+    """
+    built = tokenizers.Tokenizer.from_str(written)
+    model = spec["model"]
+    if model["type"] == "Unigram":
+        # Multiples of 2**-24 are as fine as the scores' own type (float32). Their sums have 29 of
+        # a double's 53 bits left for the whole part, enough for 10 million tokens. JSON would
+        # round them again.
+        vocabulary = [(name, round(score * 2**24) / 2**24) for name, score in model["vocab"]]
+        built.model = tokenizers.models.Unigram(
+            vocabulary, model["unk_id"], model.get("byte_fallback", False)
+        )
+    return built
 
 
 def examples_of(tokens: Iterable[tokenizers.AddedToken]) -> list[str]:
