@@ -65,9 +65,10 @@ def _record(step: SegmentStep, segment: str, winner: int | None) -> Step:
 def _fit(sources: Sequence[Source], state: State, text: str) -> tuple[str, tuple[Canonical, ...]]:
     """As much of ``text`` as keeps every source within ``max_new_tokens``, and its encodings."""
     for end in range(len(text), -1, -1):
+        # Those of sources that take no part any more, too: their tokenizers still ratify cuts.
         encoded = tuple(
-            extend(old, text[:end], source.tokenizer) if k in state.active else old
-            for k, (old, source) in enumerate(zip(state.encoded, sources, strict=True))
+            extend(old, text[:end], source.tokenizer)
+            for old, source in zip(state.encoded, sources, strict=True)
         )
         if max(len(encoded[k].ids) for k in state.active) <= state.request.max_new_tokens:
             return text[:end], encoded

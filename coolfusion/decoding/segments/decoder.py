@@ -27,14 +27,13 @@ from coolfusion.decoding.segments.state import State
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.decoding.source_weights import on_simplex, weigh_by_prompt
 from coolfusion.errors import SourceError, UsageError
-from coolfusion.tokenization.alignment import ratified_cuts
+from coolfusion.tokenization.alignment import ratified_after
 from coolfusion.tokenization.canonical import Canonical
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Step
 
 Value = TypeVar("Value")
 
-CONTEXT = 256  # characters of recent text that drafting may look back on
 DEFAULT_SPECULATION = Speculation()
 
 
@@ -223,13 +222,13 @@ class SegmentDecoder(Decoder[State]):
             self._cut,
             room=request.max_new_tokens - len(view.encoded.ids),
             max_tokens=request.max_segment_tokens or self.recipe.boundary.max_tokens,
-            context=state.text[-CONTEXT:],
+            before=state.encoded,
         )
 
     def _cut(self, partial: PartialDraft) -> int | None:
         """The first position where a draft may be handed over, if there is one yet."""
         tokenizers = [source.tokenizer for source in self.sources]
-        cuts = ratified_cuts(partial.text, self.recipe.boundary, tokenizers, partial.context)
+        cuts = ratified_after(partial.before, partial.text, self.recipe.boundary, tokenizers)
         return next(cuts, None)
 
     def _view(self, state: State, name: str, sample: int = 0) -> SourceView:

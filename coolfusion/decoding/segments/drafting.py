@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import regex
@@ -11,6 +11,7 @@ import regex
 from coolfusion.backends.base import Scores
 from coolfusion.decoding.scheduler import ask
 from coolfusion.decoding.source_view import SourceView
+from coolfusion.tokenization.canonical import Canonical
 from coolfusion.types import NO_ROOM, Usage
 
 IncrementalDecoder = codecs.getincrementaldecoder("utf-8")
@@ -35,13 +36,14 @@ class Draft:
 class PartialDraft:
     """A draft being written: the tokens after ``prefix`` so far, and their complete characters.
 
-    ``context`` is the recent text before it. ``room`` is how many tokens the response may still take and ``max_tokens`` how many the
-    segment may (None: no cap); both count this source's tokens.
+    ``before`` has every source's encoding of the text before it. ``room`` is how many tokens the
+    response may still take and ``max_tokens`` how many the segment may (None: no cap). Both count
+    this source's tokens.
     """
 
     view: SourceView
     prefix: tuple[int, ...]
-    context: str
+    before: Sequence[Canonical]
     room: int
     max_tokens: int | None = None
     ids: list[int] = field(default_factory=list)
@@ -61,14 +63,19 @@ Cut = Callable[[PartialDraft], int | None]
 
 
 async def draft(
-    view: SourceView, cut: Cut, *, room: int, max_tokens: int | None = None, context: str = ""
+    view: SourceView,
+    cut: Cut,
+    *,
+    room: int,
+    max_tokens: int | None = None,
+    before: Sequence[Canonical] = (),
 ) -> Draft:
     """One draft by the source of ``view``, handed over where ``cut`` says.
 
-    ``room``, ``max_tokens`` and ``context`` are those of ``PartialDraft``. Raises ``ContextLengthError`` when
+    ``room``, ``max_tokens`` and ``before`` are those of ``PartialDraft``. Raises ``ContextLengthError`` when
     the prefix leaves no room for even one token.
     """
-    partial = PartialDraft(view, view.prefix, context, room, max_tokens)
+    partial = PartialDraft(view, view.prefix, before, room, max_tokens)
     view.check_room(len(partial.prefix))
     while True:
         (scores,) = await ask([view.draft_request(partial.prefix + tuple(partial.ids))])

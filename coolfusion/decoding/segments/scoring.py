@@ -34,7 +34,7 @@ from coolfusion.decoding.scheduler import ModelRequest, Task, ask, ask_distribut
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import ContextLengthError, SourceError
 from coolfusion.tokenization.boundaries import is_unspaced
-from coolfusion.tokenization.canonical import Canonical, common_length, extend
+from coolfusion.tokenization.canonical import Canonical, common_length, lengthened
 from coolfusion.tokenization.covers import Cover, Covering
 from coolfusion.tokenization.utf8 import END
 from coolfusion.types import Usage
@@ -100,7 +100,7 @@ def _plan(
     response, parts = view.encoded, []
     replaced_at: dict[int, int] = {}
     for segment in segments:
-        longer = extend(response, segment.text, view.source.tokenizer)
+        longer = lengthened(response, segment.text, view.source.tokenizer)
         shared = common_length(response, longer)
         _check_fits(view, longer)
         if shared < len(response.ids) and shared not in replaced_at:

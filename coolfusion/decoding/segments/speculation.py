@@ -30,7 +30,7 @@ from coolfusion.decoding.segments.recipe import Recipe
 from coolfusion.decoding.segments.state import State
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.errors import PromptError, SourceError
-from coolfusion.tokenization.canonical import Canonical, common_length, extend
+from coolfusion.tokenization.canonical import Canonical, common_length, extend, lengthened
 from coolfusion.tokenization.prompts import prompt_for, prompt_text
 from coolfusion.types import Usage
 
@@ -248,7 +248,7 @@ class Speculator:
 
         Nothing is asked where the guess changes how the text before it is encoded.
         """
-        longer = extend(view.encoded, guessed.text, view.source.tokenizer)
+        longer = lengthened(view.encoded, guessed.text, view.source.tokenizer)
         num_known = len(view.encoded.ids)
         if common_length(view.encoded, longer) < num_known:
             return []
