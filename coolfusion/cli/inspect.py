@@ -91,6 +91,11 @@ def inspect(
             name: list(tokenizer.losses) for name, tokenizer in loaded.items() if tokenizer.losses
         },
         "runs": {name: way for name, way in ways.items() if way is not None},
+        "unfollowed": {
+            name: what
+            for name, tokenizer in loaded.items()
+            if (what := getattr(tokenizer, "unfollowed", None))
+        },
         "cuts": [
             {
                 "position": cut,
@@ -122,6 +127,10 @@ def _lines(report: dict[str, Any]) -> str:
         lines.append(f"{name:<{width}}  {len(pieces):>4} tokens  {shown}")
     lines += [f"{name} loses {'; '.join(losses)}" for name, losses in report["losses"].items()]
     lines += [f"{name} runs {way}" for name, way in report["runs"].items()]
+    lines += [
+        f"{name} encodes a response as a whole at every step, since it has {what}"
+        for name, what in report["unfollowed"].items()
+    ]
     lines.append("")
     for cut in report["cuts"]:
         where = f"{cut['left'].translate(_VISIBLE):>12}\u2502{cut['right'].translate(_VISIBLE):<12}"
