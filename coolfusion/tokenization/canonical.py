@@ -29,6 +29,8 @@ class Canonical:
 
     def followed_by(self, text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
         """The ids after the settled ones, if ``text`` follows."""
+        # Subtle: the lead is text from before the tail, but not what stands next to it. It makes a
+        # pre-tokenizer go on as it did there. Its ids are among those skipped.
         return tokenizer.encode(self.lead + self.tail + text)[self.num_skipped :]
 
 
@@ -41,6 +43,7 @@ def extend(canonical: Canonical, text: str, tokenizer: Tokenizer) -> Canonical:
     longer = lengthened(canonical, text, tokenizer)
     fresh = longer.ids[longer.num_settled :]
     settled = getattr(tokenizer, "settled", None)
+    # The first position that holds is the best one, so the others are not even looked for.
     for each in settled(longer.lead, longer.tail) if text and settled else ():
         tail = longer.tail[each.position :]
         shorter = Canonical((), 0, tail, each.lead, each.num_skipped)

@@ -102,7 +102,12 @@ def test_nothing_but_the_command_line_prints() -> None:
 
 
 # What they write is read again by a library or by themselves, and leaves the process nowhere.
-IN_MEMORY = ("merging/architecture.py", "tokenization/control_names.py", "tokenization/fidelity/")
+IN_MEMORY = (
+    "merging/architecture.py",
+    "tokenization/control_names.py",
+    "tokenization/fidelity/",
+    "tokenization/settling/",
+)
 
 
 def test_json_is_written_in_one_place() -> None:
