@@ -96,7 +96,8 @@ class SkippedSource:
 # Why a source offers nothing without anything being wrong with it.
 NO_ROOM: Final = "no complete character fits into what room is left"
 END_REFUSED: Final = "it wanted to end the text, the sources together did not"
-ORDINARY: Final = (NO_ROOM, END_REFUSED)
+NO_TEXT: Final = "it drew bytes that are not UTF-8"
+ORDINARY: Final = (NO_ROOM, END_REFUSED, NO_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,8 @@ class Generation:
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each source that was dropped, then for each that was silenced.
 
-        A source is silenced in a step where it offers nothing, unless it wanted the end or there was
-        no room. It is silenced, too, where a probability of 0 takes its vote.
+        A source is silenced in a step where it offers nothing, unless it wanted the end, there was
+        no room, or it drew bytes that are no text. It is silenced, too, where a probability of 0 takes its vote.
         """
         dropped = [
             f'Source "{gone.source}" was dropped at step {step.index}: {gone.reason}'

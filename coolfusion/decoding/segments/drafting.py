@@ -12,7 +12,7 @@ from coolfusion.backends.base import Scores
 from coolfusion.decoding.scheduler import ask
 from coolfusion.decoding.source_view import SourceView
 from coolfusion.tokenization.canonical import Canonical
-from coolfusion.types import NO_ROOM, Usage
+from coolfusion.types import NO_ROOM, NO_TEXT, Usage
 
 IncrementalDecoder = codecs.getincrementaldecoder("utf-8")
 
@@ -107,7 +107,7 @@ def _write_token(partial: PartialDraft, token: int, cut: Cut) -> Draft | None:
     try:
         fresh = partial.decoder.decode(piece)
     except UnicodeDecodeError:
-        return _finish(partial, partial.text, reason="it drew bytes that are not UTF-8")
+        return _finish(partial, partial.text, reason=NO_TEXT)
     if fresh:
         partial.text += fresh
         position = cut(partial)
