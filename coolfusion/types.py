@@ -161,8 +161,8 @@ class Generation:
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each source that was dropped, then for each that was silenced.
 
-        A source is silenced in a step where it offers nothing, unless it wanted the end, there was
-        no room, or it drew bytes that are no text. It is silenced, too, where a probability of 0 takes its vote.
+        A source is silenced in a step where it offers nothing. To want the end, to have no room and
+        to draw bytes that are no text are no silence. It is silenced, too, where a probability of 0 takes its vote.
         """
         dropped = [
             f'Source "{gone.source}" was dropped at step {step.index}: {gone.reason}'

@@ -146,7 +146,7 @@ def path_like(value: object) -> object:
         usable = error.errno not in (errno.ENAMETOOLONG, errno.ELOOP)
     if not usable:
         raise Unfit(
-            value,
+            whole,
             "a path that a file system can have: not empty, not over-long, no loop of links, and "
             "without null characters",
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, final
 
 from coolfusion.checks.arguments import checked_fields
-from coolfusion.errors import CoolfusionError, UsageError
+from coolfusion.errors import CoolfusionError, LoadError, NonFiniteError, UsageError
 from coolfusion.fusion import FusionModel
 from coolfusion.merging.build import copy_beside, stored, write_config
 from coolfusion.merging.checkpoint import Checkpoint
@@ -49,18 +49,29 @@ class Particle:
 
     @property
     def model(self) -> FusionModel:
-        """The particle as the only source of a fusion, loaded at most once."""
+        """The particle as the only source of a fusion, loaded at most once.
+
+        Raises ``BrokenParticleError`` for weights that are NaN or infinite.
+        """
         if self._model is None:
-            self._model = FusionModel.from_pretrained(
-                [self.folder],
-                names=["particle"],
-                speculation=False,
-                device=self.device,
-                dtype=self._loading.dtype,
-                trust_remote_code=self._loading.trust_remote_code,
-                lossy_ok=self._loading.lossy_ok,
-            )
+            try:
+                self._model = self._load()
+            except LoadError as error:
+                if not isinstance(error.__cause__, NonFiniteError):
+                    raise
+                raise BrokenParticleError(str(error)) from error
         return self._model
+
+    def _load(self) -> FusionModel:
+        return FusionModel.from_pretrained(
+            [self.folder],
+            names=["particle"],
+            speculation=False,
+            device=self.device,
+            dtype=self._loading.dtype,
+            trust_remote_code=self._loading.trust_remote_code,
+            lossy_ok=self._loading.lossy_ok,
+        )
 
     def release(self) -> None:
         """Free the model and its caches, which may be far larger than its weights."""

@@ -35,7 +35,7 @@ def test_a_file_of_rows(tmp_path: Path) -> None:
     assert task.name == "some"
     assert [each.id for each in task.rows] == [0, "b", 9]
     assert [each.references for each in task.rows] == [("5",), ("7", "seven"), ("x",)]
-    assert task.rows[1].prompt == [{"role": "user", "content": "How many?"}]
+    assert task.rows[1].prompt == messages  # with fields that templates may know
     assert task.rows[1].metric == "contains"
     assert task.rows[2].place.endswith("line 4")
     assert task.first(2).rows == task.rows[:2]

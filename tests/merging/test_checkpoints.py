@@ -100,14 +100,14 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
     secret = tmp_path / "secret"
     (folder / name).rename(secret)
     (folder / name).symlink_to(secret)
-    with pytest.raises(LoadError, match=rf"{name}\" is a link to .*secret\", outside"):
+    with pytest.raises(LoadError, match=rf"{name}\" is a link that leads out of .*secret\""):
         open_stored(folder)
     secret.unlink()
-    with pytest.raises(LoadError, match="leads nowhere"):
+    with pytest.raises(LoadError, match=rf"Cannot read \".*{name}\": No such file"):
         open_stored(folder)
     (folder / name).unlink()
     (folder / name).symlink_to(name)  # to itself
-    with pytest.raises(LoadError, match="leads nowhere"):
+    with pytest.raises(LoadError, match=rf"Cannot read \".*{name}\": Too many levels"):
         open_stored(folder)
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path: Path, nam
     folder = write_llama(tmp_path / "a", 1)
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    with pytest.raises(LoadError, match=rf"{name}\" is no plain file"):
+    with pytest.raises(LoadError, match=rf"{name}\": it is a named pipe"):
         open_stored(folder)
 
 

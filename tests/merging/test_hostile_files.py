@@ -209,10 +209,10 @@ def test_recipes_that_are_no_files(tmp_path: Path, name: str) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         way(folder / name)
-        with pytest.raises(UsageError, match="Cannot read the recipe"):
+        with pytest.raises(UsageError, match="Cannot read the recipe|path is "):
             read_recipe(folder / name)
     for path in ("x" * 5_000 + name, f"a\0{name}", f"{name}/below/{name}", f"\ud800{name}"):
-        with pytest.raises(UsageError, match="Cannot read the recipe"):
+        with pytest.raises(UsageError, match="Cannot read the recipe|path is "):
             read_recipe(tmp_path / path)
     with (tmp_path / name).open("wb") as file:
         file.truncate(10**9)
@@ -297,7 +297,7 @@ def test_what_a_model_needs_is_not_left_out(tmp_path: Path, glob: str) -> None:
     a = write_llama(tmp_path / "a", 1, tied=tied)
     b = write_llama(tmp_path / "b", 2)
     for models in ((a,), (a, b)):
-        with pytest.raises(UsageError, match="ignore leaves out tensor"):
+        with pytest.raises(UsageError, match="ignore leaves out tensor|is missing from"):
             merge(MergeRecipe(Merge("linear", models), ignore=(glob,)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))

@@ -32,7 +32,7 @@ def test_the_text_keeps_what_a_source_does_not_see(first: bool) -> None:
     sources = [seeing, blind_one] if first else [blind_one, seeing]
     generation = SegmentDecoder(sources).generate("Tom", Request(max_new_tokens=24))
     assert generation.text.startswith(TEXT.removeprefix("Tom"))
-    assert generation.warnings == ()
+    assert not any("dropped" in each for each in generation.warnings)
     seen = pieces_text(blind_one.tokenizer, blind_one.tokenizer.encode(generation.text))
     assert seen == generation.text.replace("\x0b", "")
 
@@ -41,7 +41,7 @@ def test_the_text_keeps_what_a_source_does_not_see(first: bool) -> None:
 def test_such_a_source_can_be_mixed(rule: str) -> None:
     both = MixtureDecoder([toy_source("seeing", [TEXT] * 3), blind()], make_mixture(rule))
     generation = both.generate("Tom", Request(max_new_tokens=24))
-    assert generation.warnings == ()
+    assert not any("dropped" in each for each in generation.warnings)
     assert generation.text.replace("\x0b", "").startswith(" has 3 apples.")
 
 
