@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import repeat
 from typing import TypeAlias, TypeVar
 
@@ -107,6 +108,10 @@ def sampling_of(request: Request, name: str, sample: int = 0) -> Sampling:
     """The request's sampling with noise that is the source ``name``'s own, another per ``sample``."""
     if request.sampling.is_greedy:
         return request.sampling
+    return _own_sampling(request.sampling, name, sample)
+
+
+@lru_cache(maxsize=1024)  # every step asks again, and a new one is checked whenever it is made
+def _own_sampling(sampling: Sampling, name: str, sample: int) -> Sampling:
     own = name if not sample else f"{name}\0{sample}"
-    seed = request.sampling.seed << 32 | zlib.crc32(own.encode())
-    return replace(request.sampling, seed=seed)
+    return replace(sampling, seed=sampling.seed << 32 | zlib.crc32(own.encode()))
