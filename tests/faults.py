@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from coolfusion.cli import main
 
 WITNESS = "witness"  # one byte for each piece of work that was said to be finished
-SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+# How a command ends that hears one of these; SIGKILL is not heard.
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # What changes a file or a folder, by the names of the functions in C.
 TOUCHES = frozenset(
     "open write writelines flush close fsync flock truncate rename replace unlink remove mkdir rmdir link".split()
@@ -72,16 +73,20 @@ def count_events(call: Callable[[], Any]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Signalled:
-    """A signal from outside: SIGKILL as of a machine that goes down, SIGINT as of Ctrl-C."""
+    """A signal from outside: SIGKILL as of a machine that goes down, others as a user sends them."""
 
     signal: signal.Signals
     moment: Moment
 
     def begin(self) -> None:
         """Wait for the moment."""
-        if self.signal == signal.SIGINT:  # which a shell lets its background jobs ignore
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.signal in SIGNALS:  # which a shell lets its background jobs ignore
+            signal.signal(self.signal, self._end)
         self.moment.watch(lambda: os.kill(os.getpid(), self.signal))
+
+    def _end(self, number: int, _: FrameType | None) -> None:
+        # Before or after the command itself: as the interpreter does it.
+        os._exit(SIGNALS[signal.Signals(number)])
 
 
 @dataclass(frozen=True)

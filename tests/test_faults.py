@@ -28,6 +28,7 @@ from coolfusion.testing import toy_source
 from coolfusion.trace import TraceWriter, read_trace, step_to_dict
 from tests.checkpoints import tensors_of, write_llama
 from tests.faults import (
+    SIGNALS,
     WITNESS,
     Ended,
     Fault,
@@ -99,6 +100,7 @@ class Job:
     rows: bool = False
     at_once: bool = False
     replaces: bool = False
+    rival: str = ""  # a command with another result in the same place; none: the same once more
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -169,7 +171,12 @@ JOBS = {
         at_once=True,
     ),
     "trace": Job(
-        f"generate {FUSING} --trace steps.jsonl Ann", "steps.jsonl", traced, traced, replaces=True
+        f"generate {FUSING} --trace steps.jsonl Ann",
+        "steps.jsonl",
+        traced,
+        traced,
+        replaces=True,
+        rival=f"generate {FUSING} --trace steps.jsonl Tom",
     ),
 }
 
@@ -214,16 +221,16 @@ def remove(output: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def undisturbed(job: Job) -> None:
-    """Run the command in a copy of this process."""
-    ended = in_a_copy(partial(main, list(job.words)))
+def undisturbed(job: Job, arguments: str = "") -> None:
+    """Run the command, or its rival's ``arguments``, in a copy of this process."""
+    ended = in_a_copy(partial(main, (arguments or job.arguments).split()))
     assert ended.code == 0, ended.said
 
 
-def made_of(job: Job, rows: list[Any]) -> Any:
+def made_of(job: Job, rows: list[Any], arguments: str = "") -> Any:
     """What the command makes of rows if nothing happens; nothing of it stays."""
     Path("rows.jsonl").write_text(text_of(rows))
-    undisturbed(job)
+    undisturbed(job, arguments)
     made = job.made()
     remove(job.output)
     return made
@@ -238,10 +245,9 @@ def faults(job: Job, rng: Random, num_events: tuple[int, int], most_bytes: int) 
 
     found: list[Fault] = [
         Signalled(signal.SIGKILL, moment()),
-        Signalled(signal.SIGKILL, moment()),
-        Signalled(signal.SIGINT, moment()),
+        *(Signalled(number, moment()) for number in rng.sample(sorted(SIGNALS), 2)),
         FullDisk(rng.randrange(most_bytes)),
-        SecondProcess(moment(), job.words),
+        SecondProcess(moment(), tuple(job.rival.split()) or job.words),
     ]
     if job.rows:
         found.append(Replaced(moment(), Path("rows.jsonl"), text_of(OTHER_ROWS)))
@@ -249,14 +255,21 @@ def faults(job: Job, rng: Random, num_events: tuple[int, int], most_bytes: int) 
     return found
 
 
-def check_after(fault: Fault, job: Job, ended: Ended, kept: list[Any], whole: Any) -> list[Any]:
-    """Check what a fault has left, and return what is finished now; ``kept`` was before it."""
+def check_after(
+    fault: Fault, job: Job, ended: Ended, kept: list[Any], wholes: list[Any]
+) -> list[Any]:
+    """Check what a fault has left, and return what is finished now; ``kept`` was before it.
+
+    ``wholes`` is what the command makes, and what others make in its place.
+    """
     assert "Traceback" not in ended.said, (fault, ended.said)
+    if isinstance(fault, Signalled) and fault.signal in SIGNALS:
+        assert ended.code in (0, SIGNALS[fault.signal]), (fault, ended)
     finished = job.finished()
     num_told = Path(WITNESS).stat().st_size if Path(WITNESS).exists() else 0
     if job.replaces:
         kept = []
-        assert finished == whole[: len(finished)], fault
+        assert any(finished == whole[: len(finished)] for whole in wholes), fault
     if ended.code:
         assert finished[: len(kept)] == kept, fault
         assert len(finished) >= len(kept) + num_told, fault
@@ -267,7 +280,11 @@ def check_after(fault: Fault, job: Job, ended: Ended, kept: list[Any], whole: An
 
 def check_chain(job: Job, seed: int) -> int:
     """Do one fault of each kind to an output; returns how many there were."""
+    assert main(list(job.words)) == 0  # what it imports is here then, and no moment is in it
+    remove(job.output)
     allowed = [made_of(job, OTHER_ROWS)] if job.rows else []
+    if job.rival:
+        allowed.append(made_of(job, ROWS, job.rival))
     whole = made_of(job, ROWS)
     undisturbed(job)
     most_bytes = max(p.stat().st_size for p in [Path(job.output), *Path(job.output).rglob("*")])
@@ -280,9 +297,10 @@ def check_chain(job: Job, seed: int) -> int:
         Path(WITNESS).unlink(missing_ok=True)
         ended = run_with(fault, job.words, prepare)
         Path("rows.jsonl").write_text(text_of(ROWS))
-        kept = check_after(fault, job, ended, kept, whole)
+        kept = check_after(fault, job, ended, kept, [whole, *allowed])
         if ended.code == 0 or (job.at_once and Path(job.output).exists()):  # it came through
-            same = job.made() == whole or (isinstance(fault, Replaced) and job.made() in allowed)
+            by_others = isinstance(fault, (Replaced, SecondProcess)) and job.made() in allowed
+            same = job.made() == whole or by_others
             assert same, fault
             remove(job.output)
             kept = []
