@@ -67,9 +67,9 @@ class JsonLog:
     ) -> None:
         self.path = Path(path)
         self._pending = b""  # what is written before the next record
-        self._file = _locked_file(self.path)
+        self._file = LockedFile(self.path)
         try:
-            self._size = self._read(take, start, settings)
+            self._read(take, start, settings)
         except BaseException:
             self._file.close()
             raise
@@ -106,45 +106,19 @@ class JsonLog:
 
     def check(self) -> None:
         """Raise ``CoolfusionError`` if the file is no longer there, or no longer as it was left."""
-        if not _stands_at(self._file, self.path):
-            raise CoolfusionError(
-                f'"{self.path}" was deleted or replaced while it was being written, and finished work '
-                "with it. Leave the file alone and run again."
-            )
-        size = os.fstat(self._file.fileno()).st_size
-        if size != self._size:
-            raise CoolfusionError(
-                f'"{self.path}" was changed by another program: it has {size} bytes and was left with '
-                f"{self._size}. Nothing more is written to it. Mend it, or choose another output."
-            )
+        self._file.check()
 
     def _write(self, line: bytes) -> None:
-        self.check()
-        data = self._pending + line
-        try:
-            # Unbuffered: a write may take a part only, and says how much.
-            rest = memoryview(data)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(self._size)
-            raise CoolfusionError(
-                f'Writing "{self.path}" failed: {error.strerror or error}. What was finished before is '
-                "kept; make room and run again."
-            ) from error
+        self._file.append(self._pending + line)
         self._pending = b""
-        self._size += len(data)
 
     def _read(
         self,
         take: Callable[[dict[str, Any]], None],
         start: str,
         settings: Mapping[str, Any] | None,
-    ) -> int:
-        """Take in what is there, remove a torn last line, and return the size in bytes."""
-        self._file.seek(0)
+    ) -> None:
+        """Take in what is there, and remove a torn last line."""
         data = self._file.read()
         *lines, last = data.split(b"\n")
         if last and _is_whole(last):  # only its line break is missing
@@ -158,8 +132,7 @@ class JsonLog:
             if settings is None or number > 1:
                 self._read_line(number, line, take)
         if last:
-            self._file.truncate(len(data) - len(last))
-        return len(data) - len(last)
+            self._file.cut(len(data) - len(last))
 
     def _read_settings(self, lines: list[bytes], settings: dict[str, Any]) -> None:
         if not lines:
@@ -191,6 +164,69 @@ class JsonLog:
             f'"{self.path}" line {number} was not written by an earlier run: it begins {found!r}. Choose '
             "another output; nothing was changed."
         )
+
+
+@final
+class LockedFile:
+    """A regular file that nobody else writes while it is open, as logs and traces are.
+
+    Raises ``UsageError`` for any other path, and for a file that another process is writing.
+    """
+
+    @checked
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = _locked_file(self.path)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close the file and let others write it."""
+        self._file.close()
+
+    def read(self) -> bytes:
+        """All that the file holds."""
+        self._file.seek(0)
+        return self._file.read()
+
+    def cut(self, size: int) -> None:
+        """Keep the first ``size`` bytes only."""
+        self._file.truncate(size)
+        self._size = size
+
+    def append(self, data: bytes, *, is_synced: bool = True) -> None:
+        """Add ``data``, on the disk before this returns if it is synced.
+
+        Raises ``CoolfusionError`` where that fails; nothing of ``data`` stays then.
+        """
+        self.check()
+        try:
+            rest = memoryview(data)
+            while rest:  # a write may take a part only, and says how much
+                rest = rest[self._file.write(rest) :]
+            if is_synced:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._size)
+            raise CoolfusionError(
+                f'Writing "{self.path}" failed: {error.strerror or error}. What was finished before is '
+                "kept; make room and run again."
+            ) from error
+        self._size += len(data)
+
+    def check(self) -> None:
+        """Raise ``CoolfusionError`` if the file is no longer there, or no longer as it was left."""
+        if not _stands_at(self._file, self.path):
+            raise CoolfusionError(
+                f'"{self.path}" was deleted or replaced while it was being written, and finished work '
+                "with it. Leave the file alone and run again."
+            )
+        size = os.fstat(self._file.fileno()).st_size
+        if size != self._size:
+            raise CoolfusionError(
+                f'"{self.path}" was changed by another program: it has {size} bytes and was left with '
+                f"{self._size}. Nothing more is written to it. Mend it, or choose another output."
+            )
 
 
 def check_same_settings(
@@ -272,14 +308,13 @@ def _lock(file: io.FileIO, path: Path) -> None:
         raise UsageError(
             f'Another process is writing "{path}". Wait for it, or choose another output.'
         ) from None
-    except OSError:
-        return  # a file system without locks
+    except OSError:  # a file system without locks
+        return
 
 
 def _stands_at(file: io.FileIO, path: Path) -> bool:
     """Whether ``path`` still leads to the open file."""
     try:
-        there, here = os.stat(path), os.fstat(file.fileno())
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except OSError:
         return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)

@@ -2,6 +2,8 @@
 
 A response is a "start" line, one "step" line per step, and an "end" line. A trace without its end
 reads as an interrupted response.
+
+One process writes a trace at a time. What the file held is there until the first line is written.
 """
 
 from __future__ import annotations
@@ -9,19 +11,70 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from os import PathLike
+from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, final
 
 from coolfusion.checks.arguments import checked
-from coolfusion.documents import json_ready, json_text, number_from, parsed_json, shown
+from coolfusion.documents import (
+    check_regular,
+    json_ready,
+    json_text,
+    number_from,
+    parsed_json,
+    shown,
+)
 from coolfusion.errors import UsageError
+from coolfusion.jsonlog import LockedFile
 from coolfusion.types import Candidate, Generation, SkippedSource, Step, StopReason, Usage
 
 
 @final
-class TraceWriter:
-    """Writes one response after another to an open text file, a line at a time."""
+class TraceFile:
+    """A file for traces that nobody else writes while it is open.
 
-    def __init__(self, file: IO[str]) -> None:
+    The first line replaces what it held. A file that was made and got no line is removed again.
+    Raises ``UsageError`` for a path that is no regular file, and for a file that is being written.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self._is_new = not Path(path).exists()
+        self._file = LockedFile(path)
+        self._has_begun = False
+
+    def __enter__(self) -> TraceFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_new and not self._has_begun:
+            self._file.path.unlink(missing_ok=True)
+        self._file.close()
+
+    def begin(self) -> None:
+        """Remove what the file held, if no line has done so yet."""
+        if not self._has_begun:
+            self._file.cut(0)
+        self._has_begun = True
+
+    def write(self, line: str) -> None:
+        """Add a line, whole. Raises ``CoolfusionError`` where that fails; earlier lines stay."""
+        self.begin()
+        self._file.append(line.encode(), is_synced=False)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+@final
+class TraceWriter:
+    """Writes one response after another to a ``TraceFile`` or a text stream, a line at a time."""
+
+    def __init__(self, file: TraceFile | IO[str]) -> None:
         self._file = file
 
     def start(self, sources: Iterable[str], prompt: object) -> None:
@@ -52,7 +105,11 @@ class TraceWriter:
 def write_trace(
     path: str | PathLike[str], generations: Iterable[Generation], prompt: object = None
 ) -> None:
-    """Write whole responses to ``path``. An existing file is replaced."""
+    """Write whole responses to ``path``; what the file held is replaced when the first begins.
+
+    Raises ``UsageError`` for a path that is no regular file, and for a file that another process is
+    writing. Raises ``CoolfusionError`` where writing fails; steps written before that stay.
+    """
     try:
         json_text(prompt)
     except UsageError:
@@ -60,31 +117,26 @@ def write_trace(
             f"prompt is {shown(prompt)}; a trace can hold what JSON can: texts, numbers, lists and "
             "objects of these."
         ) from None
-    with _opened(path, "w") as file:
+    with TraceFile(path) as file:
         writer = TraceWriter(file)
         for generation in generations:
             writer.start(generation.sources, prompt)
             for step in generation.steps:
                 writer.step(step)
             writer.end(generation)
+        file.begin()  # a trace of no response is empty
 
 
 @checked
 def read_trace(path: str | PathLike[str]) -> list[Generation]:
     """The responses of a trace. Raises ``UsageError`` for a file that is not a trace."""
-    with _opened(path, "r") as file:
-        return list(_generations(file, str(path)))
-
-
-def _opened(path: str | PathLike[str], mode: str) -> IO[str]:
-    # Half a character, which UTF-8 cannot hold, becomes the escape that JSON has for it.
-    errors = "backslashreplace" if mode == "w" else "replace"
     try:
-        return open(path, mode, encoding="utf-8", errors=errors, newline="\n")
+        check_regular(path)  # a pipe would be waited for
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+            return list(_generations(file, str(path)))
     except OSError as error:
-        verb = "write" if mode == "w" else "read"
         raise UsageError(
-            f'Cannot {verb} the trace "{path}": {error.strerror or error}. Give another path.'
+            f'Cannot read the trace "{path}": {error.strerror or error}. Give another path.'
         ) from error
 
 

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,12 @@ from coolfusion import FusionModel
 from coolfusion.builtin import builtin_paths
 from coolfusion.cli import main
 from coolfusion.cli.rows import AnswerFile
+from coolfusion.errors import LoadError
 from coolfusion.evaluation import Record
 from coolfusion.swarm.log import SwarmLog
 from coolfusion.testing import toy_source
+from coolfusion.trace import TraceWriter, read_trace, write_trace
+from coolfusion.types import Generation
 from tests.checkpoints import tensors_of, write_llama
 from tests.interrupts import hear_ctrl_c
 
@@ -127,10 +130,10 @@ def run_while(command: Command, happens: Callable[[int], None]) -> int:
         return main(command.arguments)
 
 
-def process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
+def process(arguments: list[str], *python: str) -> subprocess.CompletedProcess[str]:
+    """The command line, or else ``python``, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "coolfusion", *arguments],
+        [sys.executable, *(python or ("-m", "coolfusion")), *arguments],
         check=False,
         capture_output=True,
         text=True,
@@ -155,6 +158,98 @@ def test_a_second_process_is_refused(command: Command) -> None:
     whole = command.log.read_bytes()
     assert main(command.arguments) == 0
     assert command.log.read_bytes() == whole
+
+
+TRACED = ["generate", "-m", "a", "-m", "b", "--raw", "--max-new-tokens", "8"]
+TRACED += ["--trace", "steps.jsonl"]
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """``happens`` is called once, after the second step of a trace is written."""
+    original, count = TraceWriter.step, iter(range(10_000))
+
+    def stepping(self: TraceWriter, step: Any) -> None:
+        original(self, step)
+        if next(count) == 1:
+            happens()
+
+    monkeypatch.setattr(TraceWriter, "step", stepping)
+
+
+def test_a_second_process_is_refused_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both once emptied the file, and its lines were of two responses."""
+    assert main([*TRACED, "Tom has"]) == 0
+    (whole,) = read_trace("steps.jsonl")
+    seconds: list[subprocess.CompletedProcess[str]] = []
+    library = "import coolfusion; coolfusion.write_trace('steps.jsonl', [])"
+
+    def start_others() -> None:
+        seconds.append(process([*TRACED, "Ann has"]))
+        seconds.append(process([], "-c", library))
+
+    at_step(monkeypatch, start_others)
+    assert main([*TRACED, "Tom has"]) == 0
+    by_command, by_library = seconds
+    assert by_command.returncode == 2
+    assert 'Another process is writing "steps.jsonl"' in by_command.stderr
+    assert "UsageError: Another process is writing" in by_library.stderr
+    (again,) = read_trace("steps.jsonl")
+    assert again.text == whole.text
+    assert len(again.steps) == len(whole.steps)
+
+
+def test_a_trace_is_replaced_when_the_new_response_begins(
+    monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    trace = here / "steps.jsonl"
+    trace.write_text("precious")
+
+    def broken(_: Any) -> Any:
+        assert "Another process is writing" in process([*TRACED, "Ann"]).stderr
+        raise LoadError("no such model")
+
+    def none() -> Iterator[Generation]:
+        raise LoadError("no such response")
+        yield
+
+    monkeypatch.setattr("coolfusion.cli.options.load_fusion", broken)
+    assert main([*TRACED, "Tom has"]) == 2
+    with pytest.raises(LoadError):
+        write_trace(trace, none())
+    assert trace.read_text() == "precious"
+    write_trace(trace, [])
+    assert trace.read_text() == ""
+    trace.unlink()
+    with pytest.raises(LoadError):
+        write_trace(trace, none())
+    assert not trace.exists()
+
+
+def test_a_full_disk_keeps_the_steps_before_it(
+    monkeypatch: pytest.MonkeyPatch, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    trace = here / "steps.jsonl"
+    kept = b""
+
+    def fill() -> None:
+        nonlocal kept
+        kept = trace.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 20, before[1]))
+
+    assert main([*TRACED, "Tom has"]) == 0
+    said = capsys.readouterr().out
+    at_step(monkeypatch, fill)
+    try:
+        code = main([*TRACED, "Tom has"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (1, said)
+    assert "the trace ends here" in printed.err
+    assert trace.read_bytes() == kept
+    assert len(read_trace(trace)[0].steps) == 2
 
 
 @pytest.mark.parametrize("end", ["", "\n"])

@@ -12,6 +12,7 @@ from typing import IO
 
 from coolfusion.cli.process import guarded
 from coolfusion.errors import CoolfusionError, UsageError
+from coolfusion.trace import TraceFile
 
 STANDARD = "-"  # standard input or output, where a path may stand
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/self/fd/(\d+)|/dev/std(out|err)")
@@ -119,14 +120,9 @@ def open_stream(path: str) -> IO[str]:
     )
 
 
-def open_trace(path: str) -> IO[str]:
-    """A file for a trace, emptied, or a pipe or device."""
-    if is_stream(path):
-        return open_stream(path)
-    try:
-        return open(path, "w", encoding="utf-8", errors="backslashreplace", newline="\n")
-    except OSError as error:
-        raise UsageError(f'Cannot write "{path}": {error.strerror or error}.') from None
+def open_trace(path: str) -> TraceFile | IO[str]:
+    """A file for a trace, locked and as it was before, or a pipe or device."""
+    return open_stream(path) if is_stream(path) else TraceFile(path)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,14 +14,15 @@ from coolfusion.cli.process import as_json, exit_code, put
 from coolfusion.cli.prompts import check_chat, own_prompts, prompt_of
 from coolfusion.cli.terminal import Painter, explain, result_dict, say, summary
 from coolfusion.config.options import FUSION, MODELS, RESPONSE, SPEED, STRATEGY
-from coolfusion.errors import SourceError, UsageError
-from coolfusion.trace import TraceWriter
+from coolfusion.errors import CoolfusionError, SourceError, UsageError
+from coolfusion.trace import TraceFile, TraceWriter
 from coolfusion.types import Generation, Step
 
 if TYPE_CHECKING:
     from coolfusion.decoding.decoder import Decoder
+    from coolfusion.decoding.request import Request
     from coolfusion.fusion import FusionModel
-    from coolfusion.tokenization.prompts import Prompt
+    from coolfusion.tokenization.prompts import OwnPrompt, Prompt
 
 
 def add_parser(commands: Any) -> None:
@@ -88,8 +89,6 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate and return the exit code."""
-    from coolfusion.decoding.segments.beam import BeamSearch
-
     _check(arguments)
     request = options.request_of(arguments)
     if arguments.input is not None:
@@ -103,6 +102,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError('--trace is "-", but standard output has the response. Give a file.')
     if arguments.trace is not None:
         files.check_writable(arguments.trace, stream_ok=True)
+    # Held before models are loaded, which takes long, and left as it was until the response begins.
+    with files.open_trace(arguments.trace) if arguments.trace else nullcontext() as trace:
+        return _one(arguments, request, text, own, trace)
+
+
+def _one(
+    arguments: argparse.Namespace,
+    request: Request,
+    text: str | None,
+    own: Mapping[str, OwnPrompt],
+    trace: TraceFile | IO[str] | None,
+) -> int:
+    """Answer one prompt."""
+    from coolfusion.decoding.segments.beam import BeamSearch
+
     fusion = options.load_fusion(arguments)
     prompt = prompt_of(arguments, fusion, text, own)
     if arguments.n_best is not None:
@@ -112,10 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
     decoder = fusion.decoder_for()
     state = decoder.start(prompt, request)
     # Only now that nothing can be refused any more may an old trace be replaced.
-    with files.open_trace(arguments.trace) if arguments.trace else nullcontext() as file:
-        recorder = _Recorder(file, arguments.trace)
-        recorder.start(fusion, prompt)
-        return _answer(arguments, decoder, state, recorder)
+    recorder = _Recorder(trace, arguments.trace)
+    recorder.start(fusion, prompt)
+    return _answer(arguments, decoder, state, recorder)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -198,7 +211,7 @@ def _whole(steps: list[Step], painter: Painter) -> str:
 class _Recorder:
     """A trace that may be absent, and that may fail without taking the response with it."""
 
-    def __init__(self, file: IO[str] | None, path: str | None) -> None:
+    def __init__(self, file: TraceFile | IO[str] | None, path: str | None) -> None:
         self._path = path
         self._writer = None if file is None else TraceWriter(file)
         self.code = 0
@@ -220,7 +233,7 @@ class _Recorder:
             return
         try:
             write(self._writer)
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, CoolfusionError) as error:
+            reason = getattr(error, "strerror", None) or error
             say(f'warning: the trace ends here, "{self._path}" cannot be written: {reason}')
             self._writer, self.code = None, 1
