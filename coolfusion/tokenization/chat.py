@@ -14,16 +14,10 @@ from typing import NamedTuple
 import tokenizers
 
 from coolfusion.errors import PromptError
+from coolfusion.tokenization.chat_marks import Block, free_block
 from coolfusion.tokenization.control_names import Renamed
 from coolfusion.tokenization.prompts import Message, checked_messages, content_text
-from coolfusion.tokenization.typed_text import (
-    Block,
-    ChatTemplate,
-    Typed,
-    find_typed,
-    free_block,
-    strings_of,
-)
+from coolfusion.tokenization.typed_text import ChatTemplate, Typed, find_typed, strings_of
 
 _MAX_TRIES = 3  # a template may write the time of day
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +15,7 @@ import numpy as np
 import regex
 
 from coolfusion.errors import PromptError
+from coolfusion.tokenization.chat_marks import Block, are_marks, codes_of, marks_of
 from coolfusion.tokenization.prompts import Message
 
 ChatTemplate = Callable[[Sequence[Message]], str]
@@ -33,53 +33,9 @@ _NAME = regex.compile(r"\w+")
 _CUTS = [regex.compile(cut) for cut in (r"<[^<>\s]*>|\[[^\[\]\s]*\]|\w+|\S", r"\w+|\S", r"\S")]
 _TAG = regex.compile(r"[<\[].+")
 _MAX_RENDERINGS = 256
-# White space is trimmed, and these are escaped by JSON: a mark in their place would change more
-# than itself.
-_KEPT = regex.compile(r"[\s\"'\\\p{Cc}]")
-_KEEP, _LETTER, _SIGN = range(3)
-_BMP = 0x10000
-# Marks are printed, not escaped, and letters are marked by letters, so that words stay words.
-_LETTERS = tuple(range(start, start + 0x2000) for start in range(0x20000, 0x2A000, 0x2000))
-_SIGNS = (range(0x2800, 0x2900), range(0x1F030, 0x1F094), range(0x1D300, 0x1D350))
+_MAX_ALONE = 16  # pieces that are looked for one by one
 
 Path = tuple[Any, ...]
-
-
-class Block(NamedTuple):
-    """Code points that a chat does not contain: names of tokens, a filler, and marks."""
-
-    names: int
-    blank: str
-    letters: range
-    signs: range
-
-
-_BLOCK_SIZE = 0x7000
-_PRIVATE_BLOCKS = tuple(range(start, start + _BLOCK_SIZE) for start in (0xF0000, 0xF7000, 0x100000))
-
-
-def free_block(texts: Sequence[str]) -> Block:
-    """Code points of which no text contains any. Raises ``PromptError`` if there are none."""
-    text = "".join(texts)
-    private, letters, signs = (
-        next((block for block in blocks if not _any_in(block, text)), None)
-        for blocks in (_PRIVATE_BLOCKS, _LETTERS, _SIGNS)
-    )
-    if private is None or letters is None or signs is None:
-        raise PromptError(
-            "The chat uses all of Unicode's private characters, or all of its rarest, so none can tell "
-            "typed text from the template's. Remove some of them."
-        )
-    return Block(private[0], chr(private[-1]), letters, signs)
-
-
-def _any_in(block: range, text: str) -> bool:
-    return _pattern_of(block).search(text) is not None
-
-
-@cache
-def _pattern_of(block: range) -> regex.Pattern[str]:
-    return regex.compile(f"[{chr(block[0])}-{chr(block[-1])}]")
 
 
 class Typed(NamedTuple):
@@ -133,11 +89,13 @@ def find_typed(
     keys, and roles that are no words of the format. ``names`` are those of tokens in question.
     """
     trials = _Trials(template, messages, rendered, block, names)
-    if not trials.mark([trials.spans]):
-        if template(messages) != rendered:
-            return None
-        trials.mark_parts(trials.spans)
-    return Typed(trials.found.tobytes(), tuple(trials.unmarked()))
+    if trials.mark([trials.spans]):
+        return Typed(trials.found.tobytes(), ())
+    if template(messages) != rendered:
+        return None
+    trials.mark_parts(trials.spans)
+    hidden = trials.without_copies(trials.unmarked())
+    return Typed(trials.found.tobytes(), tuple(hidden))
 
 
 class _Trials:
@@ -164,12 +122,11 @@ class _Trials:
         self._joined = "".join(texts.values())
         ends = list(accumulate(map(len, texts.values())))
         self.spans = list(zip([0, *ends], ends, strict=False))
-        self._codes = _codes(self._joined)
-        kinds = np.where(self._codes < _BMP, _kinds()[self._codes % _BMP], _SIGN)
-        marks = (self._codes, _in(block.letters, self._codes), _in(block.signs, self._codes))
-        self._marks = np.choose(kinds, marks)
+        self._codes = codes_of(self._joined)
+        self._marks = marks_of(self._codes, block)
         self._marked = np.zeros(len(self._codes), dtype=bool)
-        self._rendered = _codes(rendered)
+        self._rendered = codes_of(rendered)
+        self._last = rendered
         self.found = np.zeros(len(rendered), dtype=bool)
         self._num_left = _MAX_RENDERINGS
 
@@ -187,11 +144,11 @@ class _Trials:
             return False
         if len(got) != len(self._rendered):
             return False
-        codes = _codes(got)
-        found = _is_in(self._block.letters, codes) | _is_in(self._block.signs, codes)
+        codes = codes_of(got)
+        found = are_marks(codes, self._block)
         if not (found | (codes == self._rendered)).all():
             return False
-        self._marked, self.found = marked, found
+        self._marked, self.found, self._last = marked, found, got
         return True
 
     def mark_parts(self, spans: Sequence[tuple[int, int]], level: int = 0) -> None:
@@ -207,10 +164,57 @@ class _Trials:
         self._mark_groups([group for name, group in groups.items() if not _TAG.match(name)], level)
         self._mark_groups([group for name, group in groups.items() if _TAG.match(name)], level)
 
-    def unmarked(self) -> set[str]:
-        """What of the texts is not marked, cut at white space."""
+    def unmarked(self) -> list[str]:
+        """What of the texts is not marked, cut at white space. Each once, long ones first."""
         left = self._split(np.where(self._marked, ord(" "), self._codes))
-        return {word for text in left.values() for word in text.split()}
+        words = {word for text in left.values() for word in text.split()}
+        return sorted(words, key=lambda word: (-len(word), word))
+
+    def without_copies(self, pieces: list[str]) -> list[str]:
+        """The unmarked pieces of which it is not known where in the chat they stand.
+
+        Of the others it is known, and what stands there is among the typed text.
+        """
+        matter = [piece for piece in pieces if self._matters(piece)]
+        for group in (pieces, matter):
+            if self._mark_copies(group):
+                return [piece for piece in pieces if piece not in group]
+        known = [piece for piece in matter[:_MAX_ALONE] if self._mark_copies([piece])]
+        return [piece for piece in pieces if piece not in known]
+
+    def _mark_copies(self, pieces: Sequence[str]) -> bool:
+        """Mark where the chat has copies of the pieces; false if that cannot be told.
+
+        Each piece is typed twice, with a sign between. What a template compares a message with is
+        there still. In the chat the copies are double then, and what the template writes is not.
+        """
+        if not pieces:
+            return False
+        between = self._block.between
+        found = regex.compile("|".join(map(regex.escape, pieces)))
+        codes = np.where(self._marked, self._marks, self._codes)
+        texts = {
+            path: found.sub(lambda match: match[0] + between + match[0], text)
+            for path, text in self._split(codes).items()
+        }
+        try:
+            got = self._template(cast("Any", _with_texts(self._messages, texts, ())))
+        except PromptError:
+            return False
+        first, *rest = got.split(between)
+        once, before, spans = [first], first, []
+        end = len(first)
+        for text in rest:
+            piece = next((p for p in pieces if before.endswith(p) and text.startswith(p)), "")
+            spans.append((end - len(piece), end))
+            once.append(text[len(piece) :])
+            end += len(once[-1])
+            before = text
+        if "".join(once) != self._last:
+            return False
+        for start, stop in spans:
+            self.found[start:stop] = True
+        return True
 
     def _mark_groups(self, groups: list[list[tuple[int, int]]], level: int) -> None:
         if not groups or self._num_left <= 0 or self.mark(groups):
@@ -232,31 +236,6 @@ class _Trials:
         joined = codes.astype(np.uint32).tobytes().decode("utf-32-le")
         pairs = zip(self._paths, self.spans, strict=True)
         return {path: joined[start:end] for path, (start, end) in pairs}
-
-
-@lru_cache(maxsize=1)
-def _kinds() -> np.ndarray:
-    """How each character of the basic plane is marked."""
-    kinds = np.full(_BMP, _SIGN, dtype=np.uint8)
-    for code in range(_BMP):
-        char = chr(code)
-        if char.isalnum() or char == "_":
-            kinds[code] = _LETTER
-        elif _KEPT.match(char):
-            kinds[code] = _KEEP
-    return kinds
-
-
-def _in(block: range, codes: np.ndarray) -> np.ndarray:
-    return block[0] + codes % len(block)
-
-
-def _is_in(block: range, codes: np.ndarray) -> np.ndarray:
-    return (codes >= block[0]) & (codes <= block[-1])
-
-
-def _codes(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 def _typed_strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

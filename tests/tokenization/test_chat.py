@@ -270,8 +270,39 @@ def test_a_template_may_look_into_messages() -> None:
     assert count(tokenizer, "<b>", [{"role": "user", "content": content}]) == 1
 
 
-def test_a_template_may_not_compare_with_what_it_writes() -> None:
-    tokenizer = chat_tokenizer(LOOKS + "</think>", ["<a>", "<b>", "</think>"])
+CHECKS = "{% for m in messages %}{{ '<r>' if '</think>' in m.content }}{{ m.content }}{% endfor %}</think>"
+REASONS = (
+    "{% for m in messages %}{% if m.role == 'assistant' and '</think>' in m.content %}<think>\n"
+    "{{ m.content.split('</think>')[0].split('<think>')[-1].strip() }}\n</think>\n\n"
+    "{{ m.content.split('</think>')[-1].lstrip() }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+)
+THINKS = {"role": "assistant", "content": "<think>Tom</think>has 3 apples"}
+
+
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize(
+    ("template", "messages", "number"),
+    [
+        (LOOKS + "</think>", [{"role": "user", "content": "Tom</think> has"}], 1),
+        (CHECKS, [{"role": "user", "content": "</think> Tom </think></think> has</think>"}], 1),
+        (CHECKS, [TURN, {"role": "user", "content": "What is </think>, <r> or <think>?"}], 1),
+        (REASONS, [TURN, THINKS, TURN], 1),
+        (REASONS, [{"role": "user", "content": "What is </think>?"}, THINKS, TURN], 1),
+        (REASONS, [TURN, THINKS, {"role": "user", "content": "</think>"}, THINKS, TURN], 2),
+    ],
+)
+def test_templates_may_compare_messages_with_what_they_write(
+    template: str, messages: list[Any], number: int, special: bool
+) -> None:
+    """What is copied from a message is text, and what the template writes is a token."""
+    names = ["<a>", "<b>", "<r>", "<think>", "</think>"]
+    tokenizer = chat_tokenizer(template, names, special=special)
+    assert count(tokenizer, "</think>", messages) == number
+
+
+def test_what_cannot_be_told_from_the_template_is_refused() -> None:
+    template = LOOKS.replace("[-1]", "[1]") + "</think>"
+    tokenizer = chat_tokenizer(template, ["<a>", "<b>", "</think>"])
     with pytest.raises(PromptError, match="compares messages with it"):
         tokenizer.encode_prompt([{"role": "user", "content": "Tom</think> has"}])
 
