@@ -25,13 +25,18 @@ from coolfusion.backends.huggingface.templates.meter import (
     SIZED,
     Meter,
 )
+from coolfusion.errors import PromptError
 
+_MAX_SOURCE = 100_000  # characters; those of great models have 30,000
 _NODES_PER_UNIT = 16  # of the body of a loop
 # Filters that look at the elements of a list, and never inside them.
 _SHALLOW = frozenset(
     "select reject selectattr rejectattr map list first last length count items default d "
-    "reverse attr random groupby batch slice dictsort".split()
+    "reverse attr random batch slice".split()
 )
+# Filters whose work may grow with the square of a text, and who write arguments between its words.
+_SQUARE = frozenset("wordwrap urlize striptags xmlattr".split())
+_CHARS_PER_UNIT_OF_SQUARE = 4096
 _EQUALITY = frozenset("eq == equalto ne != in lt < lessthan le <= gt > greaterthan ge >=".split())
 _NUMBERS = regex.compile(r"\d+")
 
@@ -56,7 +61,12 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
         self.concat = self._concat  # type: ignore[method-assign]
 
     def template(self, source: str) -> LimitedTemplate:
-        """``source``, compiled."""
+        """``source``, compiled. Raises ``PromptError`` for one that would take long to compile."""
+        if len(source) > _MAX_SOURCE:
+            raise PromptError(
+                f"The chat template is {len(source):,} characters long, above {_MAX_SOURCE:,}. "
+                "Compiling it would take long. Use another template or a raw prompt."
+            )
         compiled = self.from_string(source, template_class=LimitedTemplate)
         return cast("LimitedTemplate", compiled)
 
@@ -172,6 +182,10 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
             count = sum(map(str(value).count, "\t\n\r\v\f\u2028\u2029\x85")) + 2
             count = len(str(value)) if name == "translate" else count
             self._meter.check_len(len(str(value)) + count * max(longest, self._meter.size(given)))
+        elif name in _SQUARE:
+            size = self._meter.size(value)
+            self._meter.charge(size**2 // _CHARS_PER_UNIT_OF_SQUARE)
+            self._meter.check_len(size * (1 + longest))
         elif name == "tojson":
             self._meter.check_len(self._meter.size(value) * (1 + longest))
         else:
