@@ -110,6 +110,13 @@ class ChatEncoder:
                 f"The chat template gives {type(rendered).__name__} in place of text. Give the "
                 "source another template."
             )
+        try:
+            rendered.encode()
+        except UnicodeEncodeError as error:
+            raise PromptError(
+                "The chat template writes half a character, which no tokenizer takes. Give the "
+                "source another template."
+            ) from error
         return rendered
 
     def _find(self, encoding: tokenizers.Encoding, text: str) -> list[_Found]:

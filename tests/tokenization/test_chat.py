@@ -312,6 +312,12 @@ def test_an_added_token_that_the_template_does_not_write_means_the_same_typed() 
     assert count(tokenizer, "<tool>", [{"role": "user", "content": "a<tool>b<|im_end|>"}]) == 1
 
 
+def test_half_characters_of_a_template_are_refused() -> None:
+    tokenizer = chat_tokenizer("{{ messages[0].content }}{{ '\\ud800' }}", [])
+    with pytest.raises(PromptError, match="half a character"):
+        tokenizer.encode_prompt([TURN])
+
+
 def test_private_characters_may_be_typed() -> None:
     tokenizer = chat_tokenizer(CHATML, MARKS)
     typed = "".join(map(chr, range(0xF0000, 0xF6000, 7))) + FORGED

@@ -15,7 +15,7 @@ import regex
 from jinja2 import nodes
 from jinja2.environment import Environment, Template
 from jinja2.nodes import EvalContext
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -29,15 +29,18 @@ from coolfusion.errors import PromptError
 
 _MAX_SOURCE = 100_000  # characters; those of great models have 30,000
 _NODES_PER_UNIT = 16  # of the body of a loop
-# Filters that look at the elements of a list, and never inside them.
+# Filters that look at the elements of their first argument, and never inside them.
 _SHALLOW = frozenset(
     "select reject selectattr rejectattr map list first last length count items default d "
-    "reverse attr random batch slice".split()
+    "reverse random batch slice".split()
 )
 # Filters whose work may grow with the square of a text, and who write arguments between its words.
 _SQUARE = frozenset("wordwrap urlize striptags xmlattr".split())
 _CHARS_PER_UNIT_OF_SQUARE = 4096
-_EQUALITY = frozenset("eq == equalto ne != in lt < lessthan le <= gt > greaterthan ge >=".split())
+# Tests that look inside of values.
+_LOOKING = frozenset(
+    "eq == equalto ne != in lt < lessthan le <= gt > greaterthan ge >= lower upper filter test".split()
+)
 _NUMBERS = regex.compile(r"\d+")
 
 
@@ -51,7 +54,7 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
         self.extensions = {name: each.bind(self) for name, each in theirs.extensions.items()}
         self.filters = {name: self._counted(name, each) for name, each in theirs.filters.items()}
         self.tests = {
-            name: self._counted(name, each) if name in _EQUALITY else each
+            name: self._counted(name, each) if name in _LOOKING else each
             for name, each in theirs.tests.items()
         }
         self.globals = {name: each for name, each in theirs.globals.items() if name != "lipsum"}
@@ -106,6 +109,10 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
             self._check_arguments(name, str(owner), (*args, *kwargs.values()))
         else:
             self._meter.check_numbers((*args, *kwargs.values()))
+            if not isinstance(obj, Macro | LoopContext):  # it may compare, hash or print them
+                looked_at = (owner,) if name in ("count", "index") else ()
+                for each in (*looked_at, *args, *kwargs.values()):
+                    self._meter.shown(each)
         result = super().call(context, obj, *args, **kwargs)
         if isinstance(result, SIZED):
             self._meter.check_len(len(result))
@@ -139,7 +146,9 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
                 args = (*args[:at], given[0], *args[at + 1 :])
             if name in _SHALLOW:
                 self._meter.check_numbers(given[1:])
-                for each in given:
+                for each in given[1:]:
+                    self._meter.shown(each)
+                for each in given[:1]:
                     if isinstance(each, list | tuple | dict | range):
                         self._meter.charge(len(each))
             else:
@@ -231,8 +240,14 @@ class _Counting(NodeTransformer):
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
         if not isinstance(node.arg, nodes.Slice):
+            node.arg = _shown(node.arg)
             return node
         return _call("shown", node).set_lineno(node.lineno)
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Pair:
+        self.generic_visit(node)
+        node.key = _shown(node.key)
+        return node
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
         self.generic_visit(node)

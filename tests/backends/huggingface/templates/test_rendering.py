@@ -88,6 +88,8 @@ def test_the_text_is_that_of_transformers(name: str, contents: list[str]) -> Non
 
 NEST = "{% set ns = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
 BIG = "{% set x = 'x ' * 999999 %}{% for i in range(99999) %}"
+TUPLES = "{% set ns = namespace(x=(1,)) %}{% for i in range(60) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}"
+KEYS = "{% set x = [{'a': 'x' * 999999}] * 9999 %}"
 BOMBS = {
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
     "silent loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
@@ -141,6 +143,22 @@ BOMBS = {
     "nested percent": NEST + "{{ '%s' % (ns.x,) }}",
     "nested tilde": NEST + "{{ 'x' ~ ns.x }}",
     "nested test": NEST + "{{ ns.x is eq(ns.y) }}",
+    "nested count": NEST + "{{ [ns.x].count(ns.y) }}",
+    "nested change": NEST + "{% for x in [ns.x, ns.y] %}{{ loop.changed(x) }}{% endfor %}",
+    "nested error": NEST + "{{ raise_exception(ns.x) }}",
+    "nested case": NEST + "{{ ns.x is lower }}",
+    "nested name": NEST + "{{ messages[0] | attr(ns.x) }}",
+    "hash": TUPLES + "{% set x = {ns.x: 1} %}",
+    "hash of an item": TUPLES + "{{ {}[ns.x] }}",
+    "hash of an argument": TUPLES + "{{ {}.get(ns.x) }}",
+    "hash of an attribute": TUPLES + "{{ [{}] | map(attribute=ns.x) | list }}",
+    "hash of a name": TUPLES + "{{ ns.x is filter }}",
+    "group": KEYS + "{{ x | groupby('a') | length }}",
+    "sorted values": KEYS + "{% for i in range(999) %}{% set y = x[0] | dictsort(by='value') %}{% endfor %}",
+    "wrap": "{{ ('x' * 999999) | wordwrap(1) | length }}",
+    "wrap with": "{{ ('x ' * 9999) | wordwrap(1, true, 'y' * 9999) | length }}",
+    "links": "{{ ('a.com ' * 9999) | urlize(target='x' * 9999) | length }}",
+    "source": "{% if x %}" * 50_000,
     "brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
 }  # fmt: skip
 
