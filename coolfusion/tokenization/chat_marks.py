@@ -70,7 +70,8 @@ def codes_of(text: str) -> np.ndarray:
 def marks_of(codes: np.ndarray, block: Block) -> np.ndarray:
     """The mark of each code point, in the same shape; itself where a mark would change more."""
     kinds = np.where(codes < _BMP, _kinds()[codes % _BMP], _SIGN)
-    return np.choose(kinds, (codes, _in(block.letters, codes), _in(block.signs, codes)))
+    marks = np.where(kinds == _LETTER, _in(block.letters, codes), _in(block.signs, codes))
+    return np.where(kinds == _KEEP, codes, marks)
 
 
 def are_marks(codes: np.ndarray, block: Block) -> np.ndarray:
@@ -96,4 +97,5 @@ def _in(block: range, codes: np.ndarray) -> np.ndarray:
 
 
 def _is_in(block: range, codes: np.ndarray) -> np.ndarray:
-    return (codes >= block[0]) & (codes <= block[-1])
+    inside: np.ndarray = (codes >= block[0]) & (codes <= block[-1])
+    return inside

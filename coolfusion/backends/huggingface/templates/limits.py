@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import regex
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.environment import Environment, Template
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context, LoopContext, Macro
@@ -44,9 +45,24 @@ _LOOKING = frozenset(
 _NUMBERS = regex.compile(r"\d+")
 
 
+class _CountingCode(CodeGenerator):
+    """Calls the meter as it is, and everything else through the sandbox."""
+
+    def visit_Call(self, node: nodes.Call, frame: Frame, forward_caller: bool = False) -> None:
+        if not isinstance(node.node, nodes.EnvironmentAttribute):
+            super().visit_Call(node, frame, forward_caller=forward_caller)
+            return
+        self.write(f"environment.{node.node.name}(")
+        for argument in node.args:
+            self.visit(argument, frame)
+            self.write(", ")
+        self.write(")")
+
+
 class TemplateLimits(ImmutableSandboxedEnvironment):
     """The environment ``theirs`` with everything that is set in it, and with counted work."""
 
+    code_generator_class = _CountingCode
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
     def __init__(self, theirs: Any) -> None:
@@ -98,8 +114,6 @@ class TemplateLimits(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: object) -> Any:
         """A call in a template. What a method may make of its text is paid beforehand."""
         owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)
-        if owner is self._meter:  # the counting itself
-            return obj(*args)
         self._meter.charge(1)
         name = getattr(obj, "__name__", "")
         if isinstance(owner, str | bytes):
