@@ -8,7 +8,7 @@ or about the whole trial if it is small. Passes count as right if they agree wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface.logits import read_scores
-from coolfusion.backends.huggingface.miniature import boundaries, miniature
+from coolfusion.backends.huggingface.miniature import boundaries, marks_around, miniature
 from coolfusion.backends.huggingface.packed import PackedPasses
 from coolfusion.backends.huggingface.probing import Passes, length_limit, num_ids
 from coolfusion.backends.huggingface.snapshots import LonePasses, SnapshotPasses, SplitPasses
@@ -24,7 +24,8 @@ from coolfusion.errors import UsageError
 
 PACKED, SNAPSHOTS, BY_TOKEN, RECOMPUTED = "packed", "snapshots", "snapshots by token", "recomputed"
 REFUSED = "refused"
-CACHED = (PACKED, SNAPSHOTS, BY_TOKEN)  # the fastest first
+ALONE = "recomputed alone"  # each token in a pass of its own
+KINDS = (PACKED, SNAPSHOTS, BY_TOKEN, RECOMPUTED)  # the fastest first; alone is always right
 SMALL = 1 << 28  # parameters times tokens of a trial up to which the model itself is tried
 SINGLE, HALF = 1e-4, 0.1  # nats by which answers may differ
 NEGLIGIBLE = -30  # nats below which a probability is not compared
@@ -36,8 +37,8 @@ Ids = tuple[int, ...]
 class Way:
     """How a model is run: ``kind``, and for texts longer than ``near`` tokens ``beyond``.
 
-    ``near`` None means at every length. ``beyond`` is "recomputed", or "refused" where an answer
-    would depend on what the model was asked before.
+    ``near`` None: at every length. ``beyond`` is "recomputed", or "refused" where an answer would
+    depend on earlier questions.
     """
 
     kind: str
@@ -47,7 +48,7 @@ class Way:
     @property
     def strategy(self) -> str:
         """The way in a few words."""
-        name = SNAPSHOTS if self.kind == BY_TOKEN else self.kind
+        name = {BY_TOKEN: SNAPSHOTS, ALONE: RECOMPUTED}.get(self.kind, self.kind)
         if self.near is None:
             return name
         return f"{name} up to {self.near:,} tokens, then {self.beyond}"
@@ -56,12 +57,10 @@ class Way:
     def slow_because(self) -> str | None:
         """Why texts are computed anew for every question, or refused; None if they are not."""
         if self.beyond == REFUSED:
-            return (
-                f"texts of more than {self.near:,} tokens change its later answers; it refuses them"
-            )
+            return f"texts over {self.near:,} tokens change its later answers; it refuses them"
         if self.near is not None:
             return f"texts of more than {self.near:,} tokens are computed anew at every step"
-        if self.kind == RECOMPUTED:
+        if self.kind in (RECOMPUTED, ALONE):
             return "it cannot be cached right, so its texts are computed anew at every step"
         return None
 
@@ -85,12 +84,15 @@ class Trial:
     ids: Ids
     marks: tuple[int, ...]
     _whole: torch.Tensor | None = None  # log-probabilities of ids, as far as they are causal
+    _expected: dict[Ids, torch.Tensor] = field(default_factory=dict)
 
     def expected(self, ids: Ids) -> torch.Tensor:
         """(tokens, ids) as a plain pass gives them, in nats; known ones are not computed again."""
         if self._whole is not None and ids == self.ids[: len(ids)] and len(ids) <= len(self._whole):
             return self._whole[: len(ids)]
-        return self.log_probs(ids)
+        if ids not in self._expected:
+            self._expected[ids] = self.log_probs(ids)
+        return self._expected[ids]
 
     def log_probs(self, ids: Ids) -> torch.Tensor:
         """(tokens, ids) of a plain pass, in nats."""
@@ -117,20 +119,19 @@ class Trial:
 
         Raises ``UsageError`` for a model that looks ahead, or answers differently every time.
         """
-        first = self.marks[0]
-        so_far = self.log_probs(self.ids[:first])
-        if not self._same(self.log_probs(self.ids[:first]), so_far):
-            raise UsageError(
-                "The model answers the same question differently every time (dropout, or random "
-                "attention), so its scores mean nothing. Switch that off in its configuration, or "
-                "leave this source out."
-            )
+        shared, branch = self._branch(self.marks[0])
+        so_far = self.expected(shared + branch)[: len(shared)]
         for length in self._lengths():
             longer = self.log_probs(self.ids[:length])
             if not self._same(longer[: len(so_far)], so_far):
                 break
             so_far = longer
-        if len(so_far) == first:
+        if len(so_far) == len(shared):
+            if not self._same(self.log_probs(shared + branch)[: len(shared)], so_far):
+                raise UsageError(
+                    "The model answers the same question differently every time (dropout, random "
+                    "attention), so its scores mean nothing. Switch that off or leave it out."
+                )
             raise UsageError(
                 "The model is not causal: the probability of a token depends on the tokens after "
                 "it. It fills gaps and cannot continue a text. If its architecture can do both, "
@@ -148,9 +149,14 @@ class Trial:
         self.log_probs(self.ids[:2])  # lets rotations that follow the length return
         return self._same(after, before)
 
+    def _branch(self, mark: int) -> tuple[Ids, Ids]:
+        """The text up to shortly before a mark, and ids that it does not go on with."""
+        other = self.ids[1:][::-1]
+        return self.ids[: mark - 2], other[mark : mark + 1] + other[:2]
+
     def _lengths(self) -> list[int]:
-        """Lengths in ascending order: all marks, with one right before and one after each."""
-        some = {mark + i for mark in self.marks for i in (-1, 0, 2)} | {len(self.ids)}
+        """Lengths in ascending order: around every mark but the first, and that of the text."""
+        some = {mark + i for mark in self.marks[1:] for i in (-1, 0, 2)} | {len(self.ids)}
         return sorted(each for each in some if self.marks[0] < each <= len(self.ids))
 
     def calls(self, most: int | None = None) -> list[list[Query]]:
@@ -159,19 +165,22 @@ class Trial:
         No query has more than ``most`` tokens.
         """
         ids, other = self.ids, self.ids[1:][::-1]
-        calls = [[Query(ids[:5], ids[5:8]), Query(ids[:5], ids[9:11])], [Query(ids[:7], ids[9:12])]]
+        calls = []
         for mark in self.marks:
+            shared, branch = self._branch(mark)
             calls += [
                 [
-                    Query(ids[: mark - 2], ids[mark - 2 : mark + 2], sequence_id=1),
-                    Query(ids[: mark - 2], other[mark : mark + 1] + other[:2], sequence_id=1),
+                    Query(shared, ids[mark - 2 : mark + 2], sequence_id=1),
+                    Query(shared, branch, sequence_id=1),
                 ],
                 [
                     Query(ids[: mark + 1], ids[mark + 1 : mark + 3], sequence_id=1),
                     Query(other[: mark // 2 + 2], other[-3:-1], sequence_id=2),
                 ],
             ]
-        calls += [[Query(ids[:6], other[:2], sequence_id=1)], [Query(ids[:-1], ids[-1:])]]
+        # Rewound to the last branch, whose numbers are known, beside a text without a sequence.
+        rewound = Query(shared + branch[:1], branch[1:], sequence_id=1)
+        calls.append([rewound, Query(ids[:-1], ids[-1:])])
         longest = len(ids) if most is None else most
         kept = ([q for q in call if len(q.prefix + q.continuation) <= longest] for call in calls)
         return [call for call in kept if call]
@@ -205,45 +214,49 @@ def choose(model: Any, size: int, text: Ids) -> Way:
     """
     lengths = tuple(boundaries(model.config))
     limit = length_limit(model.config.get_text_config(decoder=True))
-    marks = _marks(lengths, limit)
+    marks = marks_around(lengths, limit)
     num_parameters = sum(weights.numel() for weights in model.parameters())
     is_small = num_parameters * (marks[-1] + 6) <= SMALL and model.dtype == torch.float32
     tried = marks if is_small else marks[:1]
-    trial = Trial(model, size, _text(text, size, _end(tried, limit)), tried)
+    trial = Trial(model, size, _text(text, size, tried, limit), tried)
     try:
         if is_small:
-            return next(iter(_ways(trial, lengths)), Way(RECOMPUTED))
+            return _way(trial, lengths, KINDS)
         trial.causal_up_to()
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(f"The model cannot be run: {type(error).__name__}: {error}") from error
-    found = _ways_of_miniature(ModelKind.of(model))
-    if found is None:
-        # Nothing is known beyond the first window, so nothing is cached there.
-        near = lengths[0] if lengths and (limit is None or lengths[0] < limit) else None
-        found = tuple(Way(kind, near, RECOMPUTED if near else None) for kind in CACHED)
-    return next((way for way in found if trial.agrees(way.kind)), Way(RECOMPUTED))
+    kinds = list(KINDS)
+    # Without a miniature nothing is known beyond the first window, so nothing is cached there.
+    near = lengths[0] if lengths and (limit is None or lengths[0] < limit) else None
+    while kinds:
+        way = _way_of_miniature(ModelKind.of(model), tuple(kinds))
+        way = way or Way(kinds[0], near, RECOMPUTED if near else None)
+        if way.kind == ALONE or trial.agrees(way.kind):
+            return way
+        kinds.remove(way.kind)
+    return Way(ALONE)
 
 
-def _ways(trial: Trial, lengths: tuple[int, ...]) -> list[Way]:
-    """All cached ways that agree with plain passes, the fastest first."""
+def _way(trial: Trial, lengths: Ids, kinds: tuple[str, ...]) -> Way:
+    """The first of ``kinds`` that agrees with plain passes, as far as it does."""
     causal = trial.causal_up_to()
     if causal < len(trial.ids):
         # Keys depend on how long the text is, as with rotations that change at some length.
         near = max([each for each in lengths if each <= causal], default=trial.marks[0])
         beyond = RECOMPUTED if trial.repeats_beyond(near) else REFUSED
-        kinds = [kind for kind in CACHED if trial.agrees(kind, near)]
-        return [Way(kind, near, beyond) for kind in (*kinds, RECOMPUTED)]
-    found = [Way(kind) for kind in CACHED if trial.agrees(kind)]
-    if found:
-        return found
-    return [
-        Way(kind, near, RECOMPUTED)
-        for near in sorted(lengths, reverse=True)
-        for kind in CACHED
-        if near > trial.marks[0] and trial.agrees(kind, near)
-    ]
+        kind = next((kind for kind in kinds if trial.agrees(kind, near)), ALONE)
+        return Way(kind, near, beyond)
+    cached = [kind for kind in kinds if kind != RECOMPUTED]
+    for kind in cached:
+        if trial.agrees(kind):
+            return Way(kind)
+    for near in sorted(lengths, reverse=True):
+        for kind in cached:
+            if near > trial.marks[0] and trial.agrees(kind, near):
+                return Way(kind, near, RECOMPUTED)
+    return Way(RECOMPUTED if RECOMPUTED in kinds and trial.agrees(RECOMPUTED) else ALONE)
 
 
 def strategy_of(make: Callable[..., Any], config: Any) -> str | None:
@@ -253,10 +266,10 @@ def strategy_of(make: Callable[..., Any], config: Any) -> str | None:
     """
     architecture = ModelKind(make, repr(config.to_dict()), None, torch.device("cpu"), config)
     try:
-        found = _ways_of_miniature(architecture)
+        found = _way_of_miniature(architecture, KINDS)
     except UsageError as error:
         return f"refused: {error}"
-    return None if found is None else next(iter(found), Way(RECOMPUTED)).strategy
+    return None if found is None else found.strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,36 +291,23 @@ class ModelKind:
 
 
 @lru_cache(maxsize=64)
-def _ways_of_miniature(architecture: ModelKind) -> tuple[Way, ...] | None:
-    """The ways that agree on a miniature, with lengths of the model; None if there is none."""
+def _way_of_miniature(architecture: ModelKind, kinds: tuple[str, ...]) -> Way | None:
+    """The fastest way of ``kinds`` on a miniature, with lengths of the model; None without one."""
     config = architecture.config
     small = miniature(architecture.kind, config, architecture.device)
     if small is None:
         return None
     lengths, real = tuple(boundaries(small.config)), tuple(boundaries(config))
     limit = length_limit(small.config.get_text_config(decoder=True))
-    marks, size = _marks(lengths, limit), num_ids(small)
-    trial = Trial(small, size, _text((), size, _end(marks, limit)), marks)
+    marks, size = marks_around(lengths, limit), num_ids(small)
+    way = _way(Trial(small, size, _text((), size, marks, limit), marks), lengths, kinds)
     names = dict(zip(lengths, real, strict=True))
-    return tuple(
-        Way(way.kind, names.get(way.near, way.near) if way.near else None, way.beyond)
-        for way in _ways(trial, lengths)
-    )
+    return replace(way, near=names.get(way.near, way.near) if way.near else None)
 
 
-def _marks(lengths: tuple[int, ...], limit: int | None) -> tuple[int, ...]:
-    """Lengths around which passes are tried: past every boundary, and past it a second time."""
-    most = (limit or 1 << 30) - 6
-    wanted = {8, *(b + 1 for b in lengths), *(2 * b + 2 for b in lengths)}
-    return tuple(sorted(each for each in wanted if 8 <= each <= most)) or (max(4, most),)
-
-
-def _end(marks: tuple[int, ...], limit: int | None) -> int:
-    return min(marks[-1] + 6, limit or 1 << 30)
-
-
-def _text(text: Ids, size: int, length: int) -> Ids:
-    """``length`` ids that begin with ``text``; others follow without an order."""
+def _text(text: Ids, size: int, marks: tuple[int, ...], limit: int | None) -> Ids:
+    """Ids past all marks that begin with ``text``; others follow without an order."""
+    length = min(marks[-1] + 6, limit or 1 << 30)
     more = ((7 * i * i + 3 * i + 1) % size for i in range(max(0, length - len(text))))
     return (*text[:length], *more)
 
@@ -315,4 +315,6 @@ def _text(text: Ids, size: int, length: int) -> Ids:
 def _passes(kind: str, model: Any, size: int, max_rows: int) -> Passes:
     if kind == PACKED:
         return PackedPasses(model, size, max_rows)
+    if kind == ALONE:
+        return LonePasses(model, size)
     return SnapshotPasses(model, size, {SNAPSHOTS: None, BY_TOKEN: 1, RECOMPUTED: 0}[kind])

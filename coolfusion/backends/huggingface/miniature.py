@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,13 @@ def boundaries(config: Any) -> dict[int, str]:
         if _is_length(name, value) and value < most:
             found[value] = name
     return dict(sorted(found.items()))
+
+
+def marks_around(lengths: Iterable[int], limit: int | None) -> tuple[int, ...]:
+    """Lengths around which passes are tried: past every boundary, and past it a second time."""
+    most = (limit or 1 << 30) - 6
+    wanted = {8, *(n for b in lengths for n in (b + 1, 2 * b + 2))}
+    return tuple(sorted(each for each in wanted if 8 <= each <= most)) or (max(4, most),)
 
 
 def miniature(kind: Callable[..., Any], config: Any, device: torch.device) -> Any | None:

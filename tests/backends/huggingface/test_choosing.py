@@ -82,7 +82,7 @@ def test_where_there_is_no_miniature_nothing_is_cached_past_the_first_window(
 ) -> None:
     model = make_model("mistral")
     monkeypatch.setattr(choosing, "SMALL", 0)
-    monkeypatch.setattr(choosing, "_ways_of_miniature", lambda _: None)
+    monkeypatch.setattr(choosing, "_way_of_miniature", lambda *_: None)
     assert choosing.choose(model, 97, ()) == Way("packed", 8, "recomputed")
 
 

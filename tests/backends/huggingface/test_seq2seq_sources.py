@@ -140,7 +140,7 @@ def test_bad_prompts(mt: Source, llm: Source) -> None:
         SegmentDecoder([mt]).generate([{"role": "user", "content": "der hund"}])
     with pytest.raises(PromptError, match="empty"):
         SegmentDecoder([mt]).generate("")
-    with pytest.raises(PromptError, match="whole character"):
+    with pytest.raises(PromptError, match="lone surrogate"):
         SegmentDecoder([mt]).generate("der \ud800 hund")
 
 

@@ -14,6 +14,7 @@ from coolfusion import FusionModel
 from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.special_ids import id_named, ids_named
+from coolfusion.backends.source import Source
 from coolfusion.errors import LoadError, SourceError
 from coolfusion.testing.toys import toy_tokenizer
 
@@ -78,12 +79,17 @@ def folder(path: Path, *, num_more: int = 0, **generation: Any) -> Path:
     return path
 
 
+def assert_no_failure(source: Source) -> None:
+    """A random model may draw half a character, but nothing else keeps it from going on."""
+    warnings = FusionModel([source]).generate("tom has", max_new_tokens=6).warnings
+    assert all("not UTF-8" in each for each in warnings)
+
+
 @pytest.mark.parametrize("value", [[0, 99999], -1, 2**70, None, [], [0, 0]])
 def test_a_source_with_odd_end_ids_stays_in_the_fusion(value: Any, tmp_path: Path) -> None:
     source = load_source(folder(tmp_path, eos_token_id=value), "x")
     assert source.tokenizer.end_ids == {0}
-    ended = FusionModel([source]).generate("tom has", max_new_tokens=4)
-    assert ended.warnings == ()
+    assert_no_failure(source)
 
 
 @pytest.mark.parametrize("value", ["<end>", [[0], [5]], 1e9, True, {"a": 1}])
@@ -96,7 +102,7 @@ def test_a_piece_of_text_may_end_a_response(tmp_path: Path) -> None:
     source = load_source(folder(tmp_path, eos_token_id=[0, 5]), "x")
     assert source.tokenizer.piece(5) is not None
     assert source.tokenizer.end_ids == {0, 5}
-    assert FusionModel([source]).generate("tom has", max_new_tokens=6).warnings == ()
+    assert_no_failure(source)
 
 
 def test_watched_ids_that_no_model_has_are_named(tmp_path: Path) -> None:
@@ -120,7 +126,7 @@ def test_rows_that_are_no_token_have_no_probability(tmp_path: Path) -> None:
     odds = found - plain[:size]
     assert odds == pytest.approx([odds[0]] * size, abs=1e-4)
     assert source.backend.score([Query(ids)])[0].picks[0] < size
-    assert FusionModel([source]).generate("tom has", max_new_tokens=4).warnings == ()
+    assert_no_failure(source)
 
 
 def test_unused_ids_between_tokens_have_no_probability() -> None:
