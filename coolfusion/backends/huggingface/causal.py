@@ -19,8 +19,8 @@ from coolfusion.backends.huggingface.probing import (
     check_ids,
     check_weights,
     drafted,
-    length_limit,
     num_ids,
+    text_limit,
 )
 from coolfusion.errors import ContextLengthError, SourceError
 
@@ -59,7 +59,7 @@ class TransformersBackend:
         self._read_distributions = tokens_only(read_distributions, self._vocab_size, unused_ids)
         self._way = choose(model, size, tuple(t for t in text_ids if t in tokens))
         self._context_length = _shorter(
-            length_limit(model.config.get_text_config(decoder=True)),
+            text_limit(model),
             self._way.near if self._way.beyond not in (None, RECOMPUTED) else None,
         )
         self._passes = self._way.passes(model, self._vocab_size, max_rows)

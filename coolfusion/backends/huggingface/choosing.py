@@ -18,7 +18,7 @@ from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface.logits import read_scores
 from coolfusion.backends.huggingface.miniature import boundaries, marks_around, miniature
 from coolfusion.backends.huggingface.packed import PackedPasses
-from coolfusion.backends.huggingface.probing import Passes, length_limit, num_ids
+from coolfusion.backends.huggingface.probing import Passes, num_ids, text_limit
 from coolfusion.backends.huggingface.snapshots import LonePasses, SnapshotPasses, SplitPasses
 from coolfusion.errors import UsageError
 
@@ -213,7 +213,7 @@ def choose(model: Any, size: int, text: Ids) -> Way:
     a model that looks ahead or cannot be run.
     """
     lengths = tuple(boundaries(model.config))
-    limit = length_limit(model.config.get_text_config(decoder=True))
+    limit = text_limit(model)
     marks = marks_around(lengths, limit)
     num_parameters = sum(weights.numel() for weights in model.parameters())
     is_small = num_parameters * (marks[-1] + 6) <= SMALL and model.dtype == torch.float32
@@ -298,7 +298,7 @@ def _way_of_miniature(architecture: ModelKind, kinds: tuple[str, ...]) -> Way | 
     if small is None:
         return None
     lengths, real = tuple(boundaries(small.config)), tuple(boundaries(config))
-    limit = length_limit(small.config.get_text_config(decoder=True))
+    limit = text_limit(small)
     marks, size = marks_around(lengths, limit), num_ids(small)
     way = _way(Trial(small, size, _text((), size, marks, limit), marks), lengths, kinds)
     names = dict(zip(lengths, real, strict=True))

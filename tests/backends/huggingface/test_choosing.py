@@ -91,6 +91,17 @@ def test_architectures_differ_by_their_settings() -> None:
     assert ModelKind.of(one) == ModelKind.of(same) != ModelKind.of(other)
 
 
+@pytest.mark.parametrize(("kind", "length"), [("roberta", 254), ("bert", 256), ("opt", 256)])
+def test_a_text_may_be_as_long_as_there_are_positions(kind: str, length: int) -> None:
+    """RoBERTa counts its positions from 2."""
+    model = build(kind, is_decoder=True)
+    backend = TransformersBackend(model)
+    assert backend.context_length == length
+    text = tuple(3 + i % 90 for i in range(length))
+    (found,) = backend.score([Query(text[:-1], text[-1:])])
+    assert found.picks[1] == int(after(model, text).argmax())
+
+
 def test_dropout_left_on_somewhere_is_named() -> None:
     model = llama(attention_dropout=0.5)
     model.model.layers[1].self_attn.train()
