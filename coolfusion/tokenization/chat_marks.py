@@ -70,8 +70,11 @@ def codes_of(text: str) -> np.ndarray:
 def marks_of(codes: np.ndarray, block: Block) -> np.ndarray:
     """The mark of each code point, in the same shape; itself where a mark would change more."""
     kinds = np.where(codes < _BMP, _kinds()[codes % _BMP], _SIGN)
-    marks = np.where(kinds == _LETTER, _in(block.letters, codes), _in(block.signs, codes))
-    return np.where(kinds == _KEEP, codes, marks)
+    marks: np.ndarray = np.where(
+        kinds == _LETTER, _in(block.letters, codes), _in(block.signs, codes)
+    )
+    marks[kinds == _KEEP] = codes[kinds == _KEEP]
+    return marks
 
 
 def are_marks(codes: np.ndarray, block: Block) -> np.ndarray:
