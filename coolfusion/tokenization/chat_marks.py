@@ -70,16 +70,15 @@ def codes_of(text: str) -> np.ndarray:
 def marks_of(codes: np.ndarray, block: Block) -> np.ndarray:
     """The mark of each code point, in the same shape; itself where a mark would change more."""
     kinds = np.where(codes < _BMP, _kinds()[codes % _BMP], _SIGN)
-    marks: np.ndarray = np.where(
-        kinds == _LETTER, _in(block.letters, codes), _in(block.signs, codes)
-    )
-    marks[kinds == _KEEP] = codes[kinds == _KEEP]
-    return marks
+    letters, signs = _in(block.letters, codes), _in(block.signs, codes)
+    marks: np.ndarray = np.where(kinds == _LETTER, letters, signs)
+    return np.where(kinds == _KEEP, codes, marks)
 
 
 def are_marks(codes: np.ndarray, block: Block) -> np.ndarray:
     """Which code points are marks, as bool in the same shape."""
-    return _is_in(block.letters, codes) | _is_in(block.signs, codes)
+    found: np.ndarray = _is_in(block.letters, codes) | _is_in(block.signs, codes)
+    return found
 
 
 @lru_cache(maxsize=1)
