@@ -22,6 +22,7 @@ from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 from tests.tokenization.chat_templates import TEMPLATES
 
 REAL = os.environ.get("COOLFUSION_REAL")
+QUICK = ("gpt2", "phi-3-mini", "t5-small", "bert-base-cased")
 FAMILIES = ("byte_bpe", "sentencepiece_bpe", "unigram", "characters", "bytes")
 TRAINING = ("Tom has 3 apples, user assistant system.\n\n<|x|> [INST] You help.",) * 2
 NAMES = ("<s>", "</s>", *dict.fromkeys(n for _, names in TEMPLATES.values() for n in names))
@@ -163,10 +164,16 @@ def test_typed_tokens_are_text(family: str, flags: str, data: st.DataObject) -> 
     assert not [*faults(toy(family, flags), name, data.draw(chats(name)))]
 
 
+def real_names() -> list[Any]:
+    """All real tokenizers, of which one of each kind of model is quick."""
+    folders = (Path(REAL) / "tokenizers").iterdir() if REAL else ()
+    names = sorted(folder.name for folder in folders)
+    slow = pytest.mark.nightly
+    return [pytest.param(name, marks=() if name in QUICK else slow) for name in names]
+
+
 @pytest.mark.skipif(REAL is None, reason="COOLFUSION_REAL is not set")
-@pytest.mark.parametrize(
-    "name", sorted(p.name for p in (Path(REAL) / "tokenizers").iterdir()) if REAL else []
-)
+@pytest.mark.parametrize("name", real_names())
 @given(data=st.data())
 @settings(max_examples=6)
 def test_typed_tokens_are_text_on_real_tokenizers(name: str, data: st.DataObject) -> None:
