@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, final
@@ -19,6 +19,7 @@ _BY_CHARACTER = ("Lowercase", "Nmt", "ByteLevel")
 _BY_CLUSTER = ("NFC", "NFD", "NFKC", "NFKD", "StripAccents", "BertNormalizer", "Precompiled")
 # At the ends of a text only; in the middle of one they change nothing.
 _AT_EDGES = ("Prepend", "Strip")
+_TRIMMED = "".join(c for c in map(chr, range(0x3001)) if c.isspace()) + "\u2581"
 
 
 @final
@@ -32,11 +33,13 @@ class Normalizing:
         parts: list[Any] = []
         joining: list[str] = []
         self.prefix = ""
+        self._trims = False
         self._by_cluster = False
         for part in flat(spec_of(normalizer), "normalizers"):
             kind = part["type"]
             if kind == "Prepend":
                 self.prefix = part["prepend"]
+            self._trims |= _is_at_end(part)
             if kind in _AT_EDGES or (kind == "Replace" and _is_at_edges(part["pattern"])):
                 continue
             if kind == "Replace":
@@ -53,9 +56,11 @@ class Normalizing:
 
     def pieces(self, text: str) -> Sequence[int]:
         """Where pieces begin. What stands after the last of these may still change."""
+        # White space at the end is shown again once other text follows it.
+        end = len(text.rstrip(_TRIMMED)) if self._trims else len(text)
         if not self._by_cluster and not self._joining:
-            return range(len(text) + 1)
-        starts = [match.start() for match in _CLUSTER.finditer(text)]
+            return range(end + 1)
+        starts = [match.start() for match in _CLUSTER.finditer(text) if match.start() <= end]
         if self._joining:
             starts = [p for p in starts if not p or not self._is_joined(text[p - 1], text[p])]
         return starts or [0]
@@ -94,6 +99,14 @@ def _is_at_edges(pattern: dict[str, str]) -> bool:
         branch.startswith(("^", r"\A")) or branch.endswith(("$", r"\z", r"\Z"))
         for branch in pattern["Regex"].split("|")
     )
+
+
+def _is_at_end(part: Mapping[str, Any]) -> bool:
+    """Whether a part of a normalizer may change the end of a text alone."""
+    if part["type"] == "Replace":
+        branches = part["pattern"].get("Regex", "").split("|")
+        return any(branch.endswith(("$", r"\z", r"\Z")) for branch in branches)
+    return part["type"] == "Strip" and bool(part["strip_right"])
 
 
 def spec_of(part: Any) -> dict[str, Any] | None:

@@ -100,6 +100,8 @@ class SharedBeginnings:
         model: Any = tokenizer.model
         # Such a model takes a part that is a token for that token, whatever its merges say.
         self._whole_parts = getattr(model, "ignore_merges", False)
+        self._drops_unknown = isinstance(model, models.BPE) and model.unk_token is None
+        self._falls_back = getattr(model, "byte_fallback", False)
         kinds = {
             part["type"]: part for part in flat(spec_of(tokenizer.pre_tokenizer), "pretokenizers")
         }
@@ -125,6 +127,14 @@ class SharedBeginnings:
     @cached_property
     def _alphabet(self) -> set[str]:
         return set().union(*self._vocabulary)
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return set(self._vocabulary)
+
+    @cached_property
+    def _kept(self) -> set[str]:
+        return {token for token in self._vocabulary if len(token) == 1}
 
     @cached_property
     def _reach(self) -> int:
@@ -218,10 +228,21 @@ class SharedBeginnings:
         return self._prefix
 
     def _spelled(self, character: str) -> str:
-        """A character in the symbols of the vocabulary."""
+        """A character in the symbols of the vocabulary, without those that the model drops."""
         if self._is_bytes:
-            return _in_bytes(character)
-        return self._space if character == " " else character
+            symbols = _in_bytes(character)
+        else:
+            symbols = self._space if character == " " else character
+        if self._kept.issuperset(symbols) or not self._drops_unknown:
+            return symbols
+        return "".join(symbol for symbol in symbols if self._is_kept(symbol))
+
+    def _is_kept(self, symbol: str) -> bool:
+        # Without an unknown token, what is on both sides of a dropped symbol is merged.
+        spelled = self._falls_back and self._known.issuperset(
+            f"<0x{byte:02X}>" for byte in symbol.encode()
+        )
+        return spelled or symbol in self._kept
 
     def _overreached(self, symbols: str) -> list[int]:
         """The ends before the last one from which a token may reach over it, in order."""
