@@ -22,7 +22,7 @@ from coolfusion.tokenization.fidelity.literals import (
     pattern_of,
     without_names,
 )
-from coolfusion.tokenization.fidelity.losses import Loss, find_losses, suspicious
+from coolfusion.tokenization.fidelity.losses import find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
 from coolfusion.tokenization.settling.positions import Settling
 from coolfusion.tokenization.settling.sections import Sections
@@ -57,9 +57,10 @@ class HuggingFaceTokenizer:
     ) -> None:
         self._plain, spec = faithful_copy(tokenizer)
         self._chat = ChatEncoder(tokenizer, template) if template else None
-        self._pieces = token_pieces(self._plain, spec)
+        vocabulary = self._plain.get_vocab(with_added_tokens=True)
+        self._pieces = token_pieces(self._plain, spec, vocabulary)
         self.end_ids = frozenset(end_ids)
-        taken = _taken_names(self._plain, spec, self._pieces)
+        taken = _taken_names(self._plain, spec, self._pieces, vocabulary)
         self._taken = _any_of(taken)
         self.knows_whole_parts = bool(
             spec["model"].get("ignore_merges") or spec["model"].get("end_of_word_suffix")
@@ -78,7 +79,9 @@ class HuggingFaceTokenizer:
             [name for name in self.whole_words if name in self._apart.names],
         )
         self._settling = Settling(self._plain, in_context=bool(self._anchors))
-        losses = self._find_losses()
+        suspects = suspicious(self._plain, self._pieces, vocabulary)
+        added = examples_of(self._plain.get_added_tokens_decoder().values())
+        losses = find_losses(self._trip, added, suspects)
         self.losses = tuple(map(str, losses))
         self.rare_losses = tuple(str(loss) for loss in losses if not loss.ordinary)
         ordinary = [str(loss) for loss in losses if loss.ordinary]
@@ -252,14 +255,12 @@ class HuggingFaceTokenizer:
     def _trip(self, text: str) -> str:
         return pieces_text(self, self._encode(text))
 
-    def _find_losses(self) -> tuple[Loss, ...]:
-        added = self._plain.get_added_tokens_decoder().values()
-        suspects = suspicious(self._plain, self._pieces)
-        return find_losses(self._trip, examples_of(added), suspects)
-
 
 def _taken_names(
-    tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any], pieces: Mapping[int, bytes | None]
+    tokenizer: tokenizers.Tokenizer,
+    spec: Mapping[str, Any],
+    pieces: Mapping[int, bytes | None],
+    vocabulary: Mapping[str, int],
 ) -> list[str]:
     """Names of control and byte tokens, if the model matches names literally.
 
@@ -269,11 +270,12 @@ def _taken_names(
     if spec["model"]["type"] != "Unigram" and not spec["model"].get("ignore_merges"):
         return []
     # Added tokens that are not in the vocabulary of a BPE model are never matched by it.
-    unigram = spec["model"]["type"] == "Unigram"
+    is_unigram, own = spec["model"]["type"] == "Unigram", tokenizer.model.token_to_id
     return sorted(
         name
-        for name, token_id in tokenizer.get_vocab(with_added_tokens=unigram).items()
-        if pieces.get(token_id) is None or _BYTE_NAME.fullmatch(name)
+        for name, token_id in vocabulary.items()
+        if (pieces.get(token_id) is None or (name[:3] == "<0x" and _BYTE_NAME.fullmatch(name)))
+        and (is_unigram or own(name) is not None)
     )
 
 

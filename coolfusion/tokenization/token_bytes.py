@@ -20,18 +20,16 @@ _BYTE_TOKEN = regex.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
 def token_pieces(
-    tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any]
+    tokenizer: tokenizers.Tokenizer, spec: Mapping[str, Any], vocabulary: Mapping[str, int]
 ) -> dict[int, bytes | None]:
     """Map every id to its bytes, special tokens to None.
 
-    ``spec`` is the tokenizer's own, as it writes itself. Raises ``LoadError`` for a decoder whose
+    ``spec`` is the tokenizer's own, as it writes itself. ``vocabulary`` has the ids of all names,
+    those of added tokens, too. Raises ``LoadError`` for a decoder whose
     tokens have no bytes in isolation.
     """
     decoded = decoded_by(spec)
-    pieces: dict[int, bytes | None] = {
-        token_id: decoded(token)
-        for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items()
-    }
+    pieces: dict[int, bytes | None] = {i: decoded(name) for name, i in vocabulary.items()}
     for added in spec.get("added_tokens", ()):
         pieces[added["id"]] = None if added["special"] else added["content"].encode("utf-8")
     unknown = spec["model"].get("unk_token")
@@ -79,9 +77,12 @@ def _byte_level(_: Mapping[str, Any]) -> Stage:
     others = [byte for byte in range(256) if byte not in printable]
     byte_of = {chr(byte): byte for byte in printable}
     byte_of |= {chr(256 + offset): byte for offset, byte in enumerate(others)}
+    table = str.maketrans({char: chr(byte) for char, byte in byte_of.items()})
 
     def stage(piece: bytes) -> bytes:
         text = piece.decode("utf-8")
+        if byte_of.keys() >= set(text):  # as for all but the added tokens
+            return text.translate(table).encode("latin-1")
         return b"".join(
             bytes([byte_of[char]]) if char in byte_of else char.encode("utf-8") for char in text
         )
@@ -92,6 +93,9 @@ def _byte_level(_: Mapping[str, Any]) -> Stage:
 def _replace(decoder: Mapping[str, Any]) -> Stage:
     content = decoder["content"].encode("utf-8")
     pattern = decoder["pattern"]
+    if pattern.get("String"):
+        old = pattern["String"].encode("utf-8")
+        return lambda piece: piece.replace(old, content)
     source = regex.escape(pattern["String"]) if "String" in pattern else pattern["Regex"]
     compiled = regex.compile(source)
     return lambda piece: compiled.sub(
@@ -101,7 +105,7 @@ def _replace(decoder: Mapping[str, Any]) -> Stage:
 
 def _byte_fallback(_: Mapping[str, Any]) -> Stage:
     def stage(piece: bytes) -> bytes:
-        match = _BYTE_TOKEN.fullmatch(piece)
+        match = _BYTE_TOKEN.fullmatch(piece) if piece.startswith(b"<0x") else None
         return bytes([int(match.group(1), 16)]) if match else piece
 
     return stage

@@ -93,12 +93,12 @@ def faithful_copy(tokenizer: tokenizers.Tokenizer) -> tuple[tokenizers.Tokenizer
     changed = bool(spec["model"].get("dropout"))
     if changed:
         spec["model"]["dropout"] = None
-    decoded, of_model = decoded_by(spec), tokenizer.get_vocab(with_added_tokens=False)
+    decoded, of_model = decoded_by(spec), tokenizer.model.token_to_id
     own = [
         token
         for token in spec["added_tokens"]
         if token["special"]
-        or of_model.get(token["content"]) != token["id"]
+        or of_model(token["content"]) != token["id"]
         or decoded(token["content"]) == token["content"].encode("utf-8")
     ]
     changed |= len(own) < len(spec["added_tokens"])

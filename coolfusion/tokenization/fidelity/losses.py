@@ -136,12 +136,13 @@ def _named(tried: Iterable[tuple[str, str]]) -> tuple[Loss, ...]:
 
 
 def suspicious(
-    tokenizer: tokenizers.Tokenizer, pieces: Mapping[int, bytes | None]
+    tokenizer: tokenizers.Tokenizer,
+    pieces: Mapping[int, bytes | None],
+    vocabulary: Mapping[str, int],
 ) -> Iterator[str]:
     """Characters that the parts of a tokenizer give reason to doubt, some of each kind."""
     if tokenizer.normalizer is not None:
         yield from of_each_kind(normalized_away(tokenizer.normalizer.normalize_str))
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     yield from (
         name for name, i in vocabulary.items() if len(name) == 1 and pieces[i] != name.encode()
     )
