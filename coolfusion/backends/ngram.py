@@ -89,6 +89,7 @@ class NgramBackend:
         """The distribution after the prefix and after every token of the continuation."""
         ids = query.prefix + query.continuation
         self._check(ids)
+        self._check_ids(query.watch)
         ends = range(len(query.prefix), len(ids) + 1)
         return [self._log_distribution(self._history(ids, end)) for end in ends]
 
@@ -125,8 +126,14 @@ class NgramBackend:
             raise ContextLengthError(
                 f"The query has {len(ids)} tokens, but the context window holds {self._context_length}."
             )
-        if any(not 0 <= token < self._vocab_size for token in ids):
-            raise SourceError(f"An id is outside the vocabulary of {self._vocab_size}: {max(ids)}.")
+        self._check_ids(ids)
+
+    def _check_ids(self, ids: tuple[int, ...]) -> None:
+        foreign = [token for token in ids if not 0 <= token < self._vocab_size]
+        if foreign:
+            raise SourceError(
+                f"An id is outside the vocabulary of {self._vocab_size}: {foreign[0]}."
+            )
 
     def _history(self, ids: tuple[int, ...], end: int) -> tuple[int, ...]:
         return ids[max(0, end - self._order + 1) : end]

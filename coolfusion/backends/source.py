@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from coolfusion.backends.base import Backend, DistributionBackend
 from coolfusion.checks.arguments import checked_fields
+from coolfusion.documents import shown
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
@@ -39,12 +40,30 @@ def check_limits(sources: Sequence[Source]) -> None:
     for source in sources:
         for name, is_needed in (("vocab_size", True), ("context_length", False)):
             value = getattr(source.backend, name)
-            is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not (is_whole and value >= 1) and (is_needed or value is not None):
+            if not (_is_whole(value) and value >= 1) and (is_needed or value is not None):
                 raise UsageError(
                     f'The backend of source "{source.name}" has {name} {value!r}. It must be a whole '
                     f"number of at least 1{'' if is_needed else ', or None for no limit'}."
                 )
+
+
+def check_end_ids(sources: Sequence[Source]) -> None:
+    """Raise ``UsageError`` for a tokenizer whose end ids are no collection of whole numbers.
+
+    Ids that the backend does not have are left alone: they are never drawn.
+    """
+    for source in sources:
+        ends = source.tokenizer.end_ids
+        is_right = isinstance(ends, Collection) and not isinstance(ends, (str, bytes))
+        if not is_right or not all(map(_is_whole, ends)):
+            raise UsageError(
+                f'The tokenizer of source "{source.name}" has end_ids {shown(ends)}. They must be '
+                "a set of whole numbers, the ids that end a response."
+            )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def check_byte_faithful(sources: Sequence[Source], done: str) -> None:

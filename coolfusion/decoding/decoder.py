@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, NoReturn, TypeVar
 
-from coolfusion.backends.source import Source, check_limits, check_names
+from coolfusion.backends.source import Source, check_end_ids, check_limits, check_names
 from coolfusion.checks.arguments import checked
 from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.batching import (
@@ -40,6 +40,7 @@ class Decoder(ABC, Generic[AnyState]):
     def __init__(self, sources: Sequence[Source]) -> None:
         check_names([source.name for source in sources])
         check_limits(sources)
+        check_end_ids(sources)
         self.sources = tuple(sources)
         self._caches = [AnswerCache(source.backend) for source in self.sources]
         self._concurrent = on_several_devices(self.sources)

@@ -64,5 +64,7 @@ class SourceView:
             )
 
     def _query(self, prefix: tuple[int, ...], continuation: tuple[int, ...]) -> Query:
-        watch = tuple(sorted(self.source.tokenizer.end_ids))
+        # An id that the backend does not have is never drawn, and cannot be asked for.
+        size = self.source.backend.vocab_size
+        watch = tuple(sorted(t for t in self.source.tokenizer.end_ids if 0 <= t < size))
         return Query(prefix, continuation, watch, self.sampling, self.sequence_id)

@@ -10,6 +10,8 @@ from typing import Any, final
 import regex
 import tokenizers
 
+from coolfusion.checks.annotations import check_for
+from coolfusion.checks.values import fitting
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.tokenization.base import Settled, pieces_text
 from coolfusion.tokenization.chat import ChatEncoder
@@ -59,7 +61,7 @@ class HuggingFaceTokenizer:
         self._chat = ChatEncoder(tokenizer, template) if template else None
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
         self._pieces = token_pieces(self._plain, spec, vocabulary)
-        self.end_ids = frozenset(end_ids)
+        self.end_ids = frozenset(fitting("end_ids", end_ids, check_for(Iterable[int])))
         taken = _taken_names(self._plain, spec, self._pieces, vocabulary)
         self._taken = _any_of(taken)
         self.knows_whole_parts = bool(

@@ -72,14 +72,17 @@ def length_limit(config: Any, *names: str) -> int | None:
 def text_limit(model: Any) -> int | None:
     """Most tokens of a text that a decoder takes; None if its configuration names no limit.
 
-    Positions that are learned may begin after the one of padding (RoBERTa counts from 2), so its
-    table has room for fewer tokens than it has rows.
+    Learned positions may begin after that of padding: RoBERTa counts from 2. The table then has
+    more rows than a text may have tokens.
     """
     limits = [length_limit(model.config.get_text_config(decoder=True))]
-    for name, part in model.named_modules():
-        if isinstance(part, torch.nn.Embedding) and "position" in name.rpartition(".")[2]:
-            if part.padding_idx is not None:
-                limits.append(part.num_embeddings - part.padding_idx - 1)
+    limits += [
+        part.num_embeddings - part.padding_idx - 1
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Embedding)
+        and part.padding_idx is not None
+        and "position" in name.rpartition(".")[2]
+    ]
     return min((each for each in limits if each is not None), default=None)
 
 

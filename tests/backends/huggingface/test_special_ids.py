@@ -14,9 +14,11 @@ from coolfusion import FusionModel
 from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.special_ids import id_named, ids_named
+from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.source import Source
-from coolfusion.errors import LoadError, SourceError
+from coolfusion.errors import LoadError, SourceError, UsageError
 from coolfusion.testing.toys import toy_tokenizer
+from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 SIZE = 40
 TEXT = ["tom has three apples"] * 3
@@ -103,6 +105,35 @@ def test_a_piece_of_text_may_end_a_response(tmp_path: Path) -> None:
     assert source.tokenizer.piece(5) is not None
     assert source.tokenizer.end_ids == {0, 5}
     assert_no_failure(source)
+
+
+def ngram_source(end_ids: Any) -> Source:
+    """A source whose caller names its end ids."""
+    tokenizer = HuggingFaceTokenizer(toy_tokenizer(TEXT), end_ids=end_ids)
+    texts = [(*tokenizer.encode(text), 0) for text in TEXT]
+    return Source("x", tokenizer, NgramBackend(texts, max(tokenizer.ids) + 1))
+
+
+@pytest.mark.parametrize("more", [(), (99999,), (-1,), (2**70,), (0,)])
+def test_end_ids_of_a_caller_that_no_model_has_are_left_out(more: tuple[int, ...]) -> None:
+    response = FusionModel([ngram_source([0, *more])]).generate("tom has", max_new_tokens=6)
+    assert response.text == " three apples"
+    assert response.warnings == ()
+
+
+@pytest.mark.parametrize("value", [5, None, "01", [True], ["0"], [1.0], [[0]], [None]])
+def test_end_ids_of_a_caller_that_are_no_ids_are_refused(value: Any) -> None:
+    with pytest.raises(UsageError, match="end_ids"):
+        ngram_source(value)
+    source = ngram_source([0])
+    source.tokenizer.end_ids = value
+    with pytest.raises(UsageError, match='tokenizer of source "x" has end_ids'):
+        FusionModel([source])
+
+
+def test_ids_that_an_n_gram_model_has_not_cannot_be_watched() -> None:
+    with pytest.raises(SourceError, match="outside the vocabulary"):
+        ngram_source([0]).backend.score([Query((1, 2), (), (99999,))])
 
 
 def test_watched_ids_that_no_model_has_are_named(tmp_path: Path) -> None:
