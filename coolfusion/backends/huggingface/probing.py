@@ -130,8 +130,12 @@ def check_evaluating(model: Any) -> None:
 
 
 def check_weights(model: Any) -> None:
-    """Raise ``NonFiniteError`` that names the first weights with NaN or infinity in them."""
-    for name, weights in model.named_parameters():
+    """Raise ``NonFiniteError`` that names the first weights with NaN or infinity in them.
+
+    Buffers may be infinite, as masks are.
+    """
+    parameters = dict(model.named_parameters())
+    for name, weights in (*parameters.items(), *model.named_buffers()):
         if weights.is_meta or weights.element_size() < 2 or not weights.is_floating_point():
             continue
         with torch.inference_mode():
@@ -140,9 +144,10 @@ def check_weights(model: Any) -> None:
             total = weights.sum(dtype=torch.float32)
             if bool(torch.isfinite(total)):
                 continue
-            bad = weights.isnan() | weights.isposinf()
-            # A bias of minus infinity rules an id out.
-            bad |= weights.isneginf() if weights.dim() > 1 else torch.zeros_like(bad)
+            bad = weights.isnan()
+            if name in parameters:
+                # A bias of minus infinity rules an id out.
+                bad |= weights.isinf() if weights.dim() > 1 else weights.isposinf()
         if bool(bad.any()):
             raise NonFiniteError(
                 f"The weights {name} hold {int(bad.sum()):,} numbers of {bad.numel():,} that are NaN "

@@ -13,10 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from coolfusion import FusionModel
 from coolfusion.backends.base import Query
 from coolfusion.backends.huggingface import TransformersBackend, load_source
+from coolfusion.backends.huggingface.probing import check_weights
 from coolfusion.backends.huggingface.special_ids import id_named, ids_named
 from coolfusion.backends.ngram import NgramBackend
 from coolfusion.backends.source import Source
-from coolfusion.errors import LoadError, SourceError, UsageError
+from coolfusion.errors import LoadError, NonFiniteError, SourceError, UsageError
 from coolfusion.testing.toys import toy_tokenizer
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
@@ -183,6 +184,17 @@ def test_a_tokenizer_with_more_text_than_the_model_is_refused(tmp_path: Path) ->
     PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>").save_pretrained(tmp_path)
     with pytest.raises(LoadError, match=r"tokens of text that the model has no row for"):
         load_source(tmp_path, "x")
+
+
+@pytest.mark.parametrize(("value", "is_refused"), [(float("nan"), True), (-float("inf"), False)])
+def test_buffers_may_be_infinite_but_not_undefined(value: float, is_refused: bool) -> None:
+    part = torch.nn.Module()
+    part.register_buffer("mask", torch.full((2, 2), value))
+    if is_refused:
+        with pytest.raises(NonFiniteError, match="weights mask hold 4 numbers"):
+            check_weights(part)
+    else:
+        check_weights(part)
 
 
 def test_weights_that_are_not_finite_are_named_when_loading(tmp_path: Path) -> None:
