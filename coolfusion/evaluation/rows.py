@@ -26,7 +26,7 @@ from coolfusion.config.kinds import Option
 from coolfusion.config.options import BY_NAME, RESPONSE, options_of
 from coolfusion.config.spelling import FOREIGN, did_you_mean
 from coolfusion.decoding.request import Request
-from coolfusion.documents import json_text, shown
+from coolfusion.documents import MAX_BYTES, json_text, read_file, shown
 from coolfusion.errors import PromptError, UsageError
 from coolfusion.tokenization.prompts import (
     EVERYONE_ELSE,
@@ -99,11 +99,14 @@ def request_with(options: Mapping[str, Any], request: Request) -> Request:
 def read_rows(path: str | PathLike[str], keys: Sequence[str] = ()) -> tuple[InputRow, ...]:
     """The rows of a JSON lines file; ``keys`` are further ones that the caller understands.
 
-    A byte order mark is no part of the first row. Raises ``UsageError`` naming the file and line that
+    A byte order mark is no part of the first row. A file may have any size, and what a shell hands over
+    (``/dev/stdin``) ``MAX_BYTES``. Raises ``UsageError`` naming the file and line that
     is wrong, and for a file without rows.
     """
     try:
-        data = Path(path).read_bytes()
+        file = Path(path)
+        size = file.stat().st_size if file.is_file() else 0  # of a stream, which may never end
+        data = read_file(path, max_bytes=max(size, MAX_BYTES), streams=True)
         text = data.decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise UsageError(f'Cannot read "{path}": {error.strerror or error}.') from None

@@ -293,3 +293,17 @@ def test_a_folder_and_strange_bytes_on_standard_input(
     assert main([*GENERATE, "-q", "--json"]) == 0
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\x00\xff")))
     assert main(["generate"]) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs a device that never ends")
+@pytest.mark.parametrize("option", ["generate --input", "eval --output out --task"])
+@pytest.mark.parametrize(("rows", "said"), [("/dev/zero", "more than"), ("pipe", "named pipe")])
+def test_rows_that_never_end(
+    here: Path, capsys: pytest.CaptureFixture[str], option: str, rows: str, said: str
+) -> None:
+    os.mkfifo("pipe")
+    command, *words = option.split()
+    assert main([command, "-m", "a", "-m", "b", *words, rows]) == 2
+    printed = capsys.readouterr().err
+    assert f'Cannot read "{rows}"' in printed
+    assert said in printed
