@@ -110,7 +110,8 @@ def open_stream(path: str) -> IO[str]:
             descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
             os.set_blocking(descriptor, True)
     except OSError as error:
-        if error.errno == errno.ENXIO:
+        there = status_of(path)
+        if error.errno == errno.ENXIO and there is not None and stat.S_ISFIFO(there.st_mode):
             raise UsageError(
                 f'Nobody reads the pipe "{path}". Start its reader first, so that nothing has to wait.'
             ) from None
