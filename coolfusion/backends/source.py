@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
 from coolfusion.backends.base import Backend, DistributionBackend
 from coolfusion.checks.arguments import checked_fields
 from coolfusion.documents import shown
-from coolfusion.errors import PromptError, UsageError
+from coolfusion.errors import PromptError, UncopyableError, UsageError
 from coolfusion.tokenization.base import Tokenizer
 from coolfusion.tokenization.prompts import Prompt, check_prompt_names, prompt_for
 
@@ -23,6 +24,12 @@ class Source:
     name: str
     tokenizer: Tokenizer
     backend: Backend
+
+    def __reduce__(self) -> NoReturn:
+        raise UncopyableError(
+            f'The Source "{self.name}" cannot be pickled or copied, since it holds a model and caches. '
+            "Load it in each process."
+        )
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ def test_values_come_back_equal(fusion: FusionModel) -> None:
 
 
 def test_what_holds_models_says_what_to_do(fusion: FusionModel) -> None:
-    for each in (fusion, fusion.decoder, fusion.mixture):
+    for each in (fusion, fusion.decoder, fusion.mixture, fusion.sources[0]):
         for way in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(UncopyableError, match="in each process") as caught:
                 way(each)
