@@ -212,7 +212,9 @@ class FusionModel:
         """One response per prompt, each the same as ``generate`` would give.
 
         At most ``max_rows`` are decoded side by side, fewer where their prompts and
-        ``max_new_tokens`` together exceed ``max_batch_tokens``.
+        ``max_new_tokens`` together exceed ``max_batch_tokens``. A prompt that cannot be taken is
+        refused before any is decoded. With ``on_source_error="raise"``, rows whose sources fail end.
+        When all others are over, ``BatchError`` is raised, which holds their responses.
         """
         return self.decoder_for(strategy).generate_batch(
             prompts, request(**options), max_rows=max_rows, max_tokens=max_batch_tokens
