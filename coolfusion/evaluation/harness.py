@@ -24,6 +24,7 @@ from lm_eval.api.registry import register_model
 
 from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
+from coolfusion.decoding.checked_backend import CheckedBackend
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import SourceError, UsageError
@@ -206,7 +207,11 @@ class CoolfusionLM(LM):
         beginning = control or (min(source.tokenizer.end_ids),)
         parts = windows(beginning, ids[len(control) :], source.backend.context_length)
         queries = [Query(prefix, continuation) for prefix, continuation in parts]
-        scores = source.backend.score(queries)
+        scores = []
+        for each in CheckedBackend(source.backend).score(queries):
+            if isinstance(each, SourceError):
+                raise each
+            scores.append(each)
         self.num_forwarded[source.name] += sum(each.num_forwarded for each in scores)
         return sum(sum(each.log_probs) for each in scores)
 
