@@ -10,7 +10,7 @@ import os
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class _Names(dict[str, Any]):
 
 def check_for(hint: Any) -> Check:
     """The check of a type. It gives the value as a function takes it, or raises ``Unfit``."""
+    hint = hint.__bound__ or Any if isinstance(hint, TypeVar) else hint
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _either(inner)
@@ -192,7 +193,11 @@ def _iterable(kind: type, inner: Sequence[Any]) -> Check:
             value = list(value) if value.ndim else [value]
         if isinstance(value, Iterator):
             return CheckedItems(value, fits)
-        for index, each in enumerate(value):  # type: ignore[var-annotated, arg-type]
+        try:
+            items = iter(value)  # type: ignore[call-overload]
+        except TypeError:  # a tensor without dimensions can be asked for items, and has none
+            raise Unfit(value, wanted) from None
+        for index, each in enumerate(items):
             _at(f"[{index}]", each, fits)
         return value
 

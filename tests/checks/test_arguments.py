@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -10,8 +10,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pytest
 
+from coolfusion import FusionModel, write_trace
 from coolfusion.checks.arguments import checked, checked_fields
 from coolfusion.errors import PromptError, UsageError
+from coolfusion.testing import toy_source
 
 
 class Speaker(Protocol):
@@ -158,3 +160,22 @@ def test_fields_are_checked_before_the_class_looks_at_them() -> None:
     for level, said in (("x", "level is 'x'"), (-1, "below 0")):
         with pytest.raises(UsageError, match=said):
             Setting(level)  # type: ignore[arg-type]
+
+
+class NoItems:
+    """Is iterable by its class and has no items, as a tensor without dimensions."""
+
+    def __iter__(self) -> Iterator[object]:
+        raise TypeError("iteration over a 0-d tensor")
+
+
+def test_what_only_looks_iterable_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^generations is "):
+        write_trace(tmp_path / "t.jsonl", NoItems())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("state", [None, "Tom has", 3])
+def test_a_step_wants_a_state(state: Any) -> None:
+    decoder = FusionModel([toy_source("a", ["Tom has 3 apples."])]).decoder
+    with pytest.raises(UsageError, match=r"^states\[0\] is "):
+        decoder.step(state)
