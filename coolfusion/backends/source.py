@@ -43,7 +43,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def check_limits(sources: Sequence[Source]) -> None:
-    """Raise ``UsageError`` for a backend without a usable vocabulary size or context length."""
+    """Raise ``UsageError`` for sizes that a backend cannot have."""
     for source in sources:
         for name, is_needed in (("vocab_size", True), ("context_length", False)):
             value = getattr(source.backend, name)

@@ -6,6 +6,7 @@ or an error of this package. Until the first lie, a response is the one that hon
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -178,3 +179,36 @@ def test_limits_that_are_no_numbers_are_refused(name: str, value: object) -> Non
     odd.vocab_size = None
     with pytest.raises(CoolfusionError, match="vocab_size None"):
         MixtureDecoder([replace(first, backend=odd), second])
+
+
+class WithEnds:
+    """A tokenizer that says something else of its end ids."""
+
+    def __init__(self, tokenizer: Any, end_ids: object) -> None:
+        self._tokenizer, self.end_ids = tokenizer, end_ids
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+@pytest.mark.parametrize(
+    "end_ids",
+    [*({each} for each in ("x", 1.5, True, None, math.nan)), [[1]], None, 5, "x"],
+)
+def test_end_ids_that_are_none(end_ids: object) -> None:
+    """They were a TypeError of the first step, or never looked for."""
+    toy = toy_source("a", ["Tom has 3 apples."])
+    source = Source("a", WithEnds(toy.tokenizer, end_ids), toy.backend)
+    for make in (SegmentDecoder, MixtureDecoder):
+        with pytest.raises(UsageError, match="end_ids"):
+            make([source])
+
+
+def test_end_ids_without_a_row_are_never_drawn() -> None:
+    """They were an IndexError of the first step."""
+    toy = toy_source("a", ["Tom has 3 apples."])
+    (end,) = toy.tokenizer.end_ids
+    source = Source("a", WithEnds(toy.tokenizer, {end, 10**6, -1}), toy.backend)
+    assert (
+        SegmentDecoder([source]).generate("Tom").text == SegmentDecoder([toy]).generate("Tom").text
+    )
