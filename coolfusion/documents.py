@@ -181,8 +181,10 @@ def check_own_file(folder: Path, file: Path) -> None:
         if not os.access(file, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     except OSError as error:
+        is_lost = isinstance(error, FileNotFoundError) and file.is_symlink()
+        reason = "it is a link that leads nowhere" if is_lost else error.strerror
         raise LoadError(
-            f'Cannot read "{file}": {error.strerror}. Put the file itself there, or fetch it again.'
+            f'Cannot read "{file}": {reason}. Put the file itself there, or fetch it again.'
         ) from error
     home, real = (Path(os.path.realpath(path)) for path in (folder, file))
     caches = [

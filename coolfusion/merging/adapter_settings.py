@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coolfusion.documents import shown
 from coolfusion.errors import LoadError
 
 # Settings that are applied here, or that the adapter's tensors already show. Whatever else is set
@@ -36,6 +38,13 @@ IDLE = frozenset(
 # the first B A out of the base, so that what was trained does not belong to the stored base.
 PLAIN_STARTS = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal", "mica")
 
+# What makes a pattern slow: repeats of what repeats, and many repeats in a row.
+REPEATED_GROUP = re.compile(r"\)[*+{]")
+REPEAT = re.compile(r"[*+{]")
+MOST_REPEATS = 4
+# The types of settings that are applied. Text such as "false" would count as true.
+SWITCHES = ("use_rslora", "fan_in_fan_out", "lora_bias", "ensure_weight_tying")
+
 
 def check_settings(path: str | Path, config: Mapping[str, Any]) -> None:
     """Raise ``LoadError`` for a setting whose result is not W + s B A, or is not known."""
@@ -44,6 +53,12 @@ def check_settings(path: str | Path, config: Mapping[str, Any]) -> None:
             f'The adapter "{path}" is of peft_type {config.get("peft_type")!r}; only LORA is a sum of '
             "low-rank matrices. Bake it into its checkpoint with peft first."
         )
+    for key in SWITCHES:
+        if not isinstance(config.get(key), (bool, type(None))):
+            raise _wrong(path, key, config[key], "true or false")
+    saved = config.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise _wrong(path, "modules_to_save", saved, "a list of names")
     start = config.get("init_lora_weights")
     if (start.lower() if isinstance(start, str) else start) not in PLAIN_STARTS:
         raise LoadError(
@@ -66,18 +81,36 @@ def scale_of(path: str | Path, module: str, rank: int, config: Mapping[str, Any]
     Raises ``LoadError`` for settings that give none, or another rank than the matrices have.
     """
     alpha = _by_module(path, "alpha_pattern", module, config, config.get("lora_alpha"))
-    if not isinstance(alpha, (int, float)) or rank == 0:
+    if not _is_finite(alpha) or rank == 0:
         raise LoadError(
-            f'The adapter "{path}" has lora_alpha = {alpha!r} and rank {rank} for "{module}", which is no scale. '
+            f'The adapter "{path}" has lora_alpha = {shown(alpha)} and rank {rank} for "{module}", which is no scale. '
             "Fetch the adapter again."
         )
     said = _by_module(path, "rank_pattern", module, config, config.get("r", rank))
-    if said != rank:
+    if isinstance(said, bool) or said != rank:
         raise LoadError(
-            f'The adapter "{path}" has r = {said!r} for "{module}" in its settings, and its matrices have rank {rank}; '
+            f'The adapter "{path}" has r = {shown(said)} for "{module}" in its settings, and its matrices have rank {rank}; '
             "the scale depends on it. Fetch the adapter again."
         )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _wrong(path: str | Path, key: str, value: Any, wanted: str) -> LoadError:
+    return LoadError(
+        f'The adapter "{path}" has {key} = {shown(value)}, which must be {wanted}. Fetch the adapter again.'
+    )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number from which a scale can be computed."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max  # neither NaN nor infinite, nor a longer whole number
+
+
+def _may_take_forever(pattern: str) -> bool:
+    """Whether the time to match may grow beyond a small power of the length of a name."""
+    return REPEATED_GROUP.search(pattern) is not None or len(REPEAT.findall(pattern)) > MOST_REPEATS
 
 
 def _by_module(
@@ -86,9 +119,12 @@ def _by_module(
     """A setting that a table of patterns may give modules of their own; the first match counts."""
     patterns = config.get(key) or {}
     try:
+        slow = next(filter(_may_take_forever, patterns), None)
+        if slow is not None:
+            raise ValueError(f"{shown(slow)} may take forever to match")
         found = next((each for each in patterns if re.match(rf"(.*\.)?({each})$", module)), None)
         return otherwise if found is None else patterns[found]
-    except (re.error, TypeError) as error:
+    except (re.error, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise LoadError(
             f'The adapter "{path}" has as {key} no table of patterns ({error}). Fetch the adapter again.'
         ) from error

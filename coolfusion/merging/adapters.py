@@ -151,7 +151,7 @@ def _changes(
                 f'Tensor "{key}" of the adapter "{path}" has no partner "{partner}". Fetch the adapter again.'
             )
         if side == "_A":
-            ranks[module] = infos[key].shape[0]
+            ranks[module] = next(iter(infos[key].shape), 0)  # a lone number has no rank
             name = module + ".weight"
             # peft, too, believes the module and not the setting.
             flipped = (

@@ -27,8 +27,9 @@ from transformers.pytorch_utils import Conv1D
 from coolfusion.merging.checkpoint import text_part
 
 TIE = "tie_word_embeddings"
-# More layers than any model has would take forever to build.
-MOST_LAYERS = 1000
+# More layers or experts than any model has would take forever to build, and their types to list.
+MOST_PARTS = 1000
+PARTS = re.compile(r"layers|experts|^n_layer$")
 # Modules of transformers that read settings on behalf of all models.
 SHARED_CODE = ("masking_utils", "cache_utils", "modeling_rope_utils")
 # The usual names, for configurations that transformers has no class for.
@@ -119,7 +120,7 @@ def _module(name: str) -> str | None:
 def _architecture(text: str) -> Architecture | None:
     loaded = _config(text)
     kind = None if loaded is None else _class_of(loaded)
-    if kind is None or _most_layers(loaded.to_dict()) > MOST_LAYERS:
+    if kind is None or _most_parts(loaded.to_dict()) > MOST_PARTS:
         return None
     with _quiet():
         try:
@@ -154,10 +155,11 @@ def _renaming(model: Any) -> Callable[[str], str]:
     return loads_as
 
 
-def _most_layers(settings: Mapping[str, Any]) -> int:
-    parts = (_most_layers(value) for value in settings.values() if isinstance(value, dict))
-    numbers = (value for key, value in settings.items() if "layers" in str(key))
-    return max((*parts, *(n for n in numbers if isinstance(n, int))), default=0)
+def _most_parts(settings: Mapping[str, Any]) -> int:
+    """The largest number of layers or experts that settings name, nested ones included."""
+    inside = (_most_parts(value) for value in settings.values() if isinstance(value, dict))
+    numbers = (value for key, value in settings.items() if PARTS.search(str(key)))
+    return max((*inside, *(n for n in numbers if isinstance(n, int))), default=0)
 
 
 @lru_cache(maxsize=64)
@@ -166,6 +168,8 @@ def _config(text: str) -> Any:
     config = json.loads(text)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
+        return None
+    if _most_parts(config) > MOST_PARTS:
         return None
     with _quiet():
         try:

@@ -77,7 +77,7 @@ def merge(
     target = Path(os.path.abspath(output))
     remove_leftovers(target)
     check_output(target, overwrite=overwrite)
-    if not isinstance(max_shard_bytes, int) or max_shard_bytes < 1:
+    if max_shard_bytes < 1:
         raise UsageError(
             f"A shard of {shown(max_shard_bytes)} bytes holds nothing. Give at least 1."
         )

@@ -126,7 +126,11 @@ def open_recipe(recipe: MergeRecipe) -> MergedCheckpoint:
     """
     dtype = None if recipe.dtype is None else FLOATS[recipe.dtype]
     opener = _Opener(recipe.ignore, dtype)
-    opened = opener.merge(recipe.merge, 1)
+    try:
+        opened = opener.merge(recipe.merge, 1)
+    except UsageError:  # they may not fit because of what is left out, which is said first
+        check_selection(opener.whole, recipe.ignore)
+        raise
     check_selection(opener.whole, recipe.ignore)
     if not opened.about.infos:
         raise UsageError(f"The checkpoints of {opened.about.label} hold no tensors to merge.")

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from coolfusion.documents import shown
 from coolfusion.errors import LoadError, UsageError
 from coolfusion.merging import Adapter, Merge, MergeRecipe, open_recipe
 from coolfusion.merging.adapters import base_of, open_adapted
+from coolfusion.merging.architecture import architecture_of, full_settings
 from coolfusion.merging.stored import open_stored
 from tests.checkpoints import (
     VOCABULARY,
@@ -29,7 +31,7 @@ EMBEDDING = "model.embed_tokens.weight"
 QUERY = "model.layers.1.self_attn.q_proj"
 
 
-def merged(*models: Path, **options: Any) -> Any:
+def merged(*models: Path | Adapter, **options: Any) -> Any:
     return open_recipe(MergeRecipe(Merge("linear", tuple(models)), **options))
 
 
@@ -489,3 +491,53 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, lora / "adapter_model.safetensors")
     with pytest.raises(LoadError, match='changes "x"'):
         open_adapted(lora, base)
+
+
+Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"lora_alpha": value} for value in (math.nan, math.inf, 10**4000, "2", [2], None, True)),
+        *({"r": value} for value in (math.nan, 3, "2", True, [2])),
+        {"use_rslora": "false"},
+        {"fan_in_fan_out": "no"},
+        {"ensure_weight_tying": 1},
+        {"modules_to_save": "embed_tokens"},
+        {"modules_to_save": [["lm_head"]]},
+        {"modules_to_save": 5},
+        *(
+            {key: {pattern: 2}}
+            for key in ("alpha_pattern", "rank_pattern")
+            for pattern in ("(", "(.*)*x(.*)*y(.*)*z", "q{99999999999}", ".*.*.*.*.*.*x", "(" * 150)
+        ),
+    ],
+    ids=shown,
+)
+def test_settings_of_adapters_edited_by_hand_are_refused(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    base = write_llama(tmp_path / "base", 1)
+    factors = {f"{Q_PROJ}.lora_A.weight": torch.ones(2, 4)}
+    factors[f"{Q_PROJ}.lora_B.weight"] = torch.ones(4, 2)
+    adapter = write_adapter(tmp_path / "adapter", factors, **{"r": 2, **settings})
+    with pytest.raises(LoadError) as caught:
+        merged(Adapter(adapter, base))
+    assert next(iter(settings)) in str(caught.value)
+    assert len(str(caught.value)) < 1_000
+
+
+def test_a_factor_that_is_a_lone_number_is_refused(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", 1)
+    factors = {f"{Q_PROJ}.lora_{side}.weight": torch.tensor(1.0) for side in "AB"}
+    with pytest.raises(LoadError, match="rank 0"):
+        merged(Adapter(write_adapter(tmp_path / "adapter", factors), base))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral", "qwen3", "gemma3"])
+@pytest.mark.parametrize("count", ["num_hidden_layers", "n_layer", "num_local_experts"])
+def test_counts_that_would_take_forever_to_list_are_not_listed(kind: str, count: str) -> None:
+    config = {"model_type": kind, count: 10**10, "text_config": {count: 10**10}}
+    assert architecture_of(config) is None
+    assert full_settings(config) is None

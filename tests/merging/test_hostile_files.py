@@ -209,10 +209,10 @@ def test_recipes_that_are_no_files(tmp_path: Path, name: str) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         way(folder / name)
-        with pytest.raises(UsageError, match="Cannot read the recipe|path is "):
+        with pytest.raises(UsageError, match=r"Cannot read the recipe|must be a path"):
             read_recipe(folder / name)
     for path in ("x" * 5_000 + name, f"a\0{name}", f"{name}/below/{name}", f"\ud800{name}"):
-        with pytest.raises(UsageError, match="Cannot read the recipe|path is "):
+        with pytest.raises(UsageError, match=r"Cannot read the recipe|must be a path"):
             read_recipe(tmp_path / path)
     with (tmp_path / name).open("wb") as file:
         file.truncate(10**9)
