@@ -75,6 +75,23 @@ def check_settings(path: str | Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_targeted(path: str | Path, module: str, config: Mapping[str, Any]) -> None:
+    """Raise ``LoadError`` if lists of modules in the settings leave out a module that has matrices.
+
+    peft would not load them. Regular expressions and "all-linear" are not looked at.
+    """
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    for key, value, is_wrong in (
+        ("target_modules", targets, isinstance(targets, list) and not _ends(module, targets)),
+        ("exclude_modules", excluded, isinstance(excluded, list) and _ends(module, excluded)),
+    ):
+        if is_wrong:
+            raise LoadError(
+                f'The adapter "{path}" has matrices for "{module}", which its {key} = {shown(value)} leave out; peft '
+                "would not load them. Fetch the adapter again."
+            )
+
+
 def scale_of(path: str | Path, module: str, rank: int, config: Mapping[str, Any]) -> float:
     """The scale of a module's low-rank sum, as peft computes it from the settings.
 
@@ -92,7 +109,12 @@ def scale_of(path: str | Path, module: str, rank: int, config: Mapping[str, Any]
             f'The adapter "{path}" has r = {shown(said)} for "{module}" in its settings, and its matrices have rank {rank}; '
             "the scale depends on it. Fetch the adapter again."
         )
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _ends(module: str, names: list[Any]) -> bool:
+    """Whether a name in a list stands for a module: its own, or the end of it."""
+    return any(f".{module}".endswith(f".{name}") for name in names)
 
 
 def _wrong(path: str | Path, key: str, value: Any, wanted: str) -> LoadError:

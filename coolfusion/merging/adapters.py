@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from coolfusion.errors import LoadError
-from coolfusion.merging.adapter_settings import check_settings, scale_of
+from coolfusion.merging.adapter_settings import check_settings, check_targeted, scale_of
 from coolfusion.merging.agreement import name_in, resized, with_own_tensors
 from coolfusion.merging.architecture import architecture_of
 from coolfusion.merging.checkpoint import Checkpoint, Description, TensorInfo, wider
@@ -152,7 +152,10 @@ def _changes(
             )
         if side == "_A":
             ranks[module] = next(iter(infos[key].shape), 0)  # a lone number has no rank
+            check_targeted(path, module, config)
             name = module + ".weight"
+            if stored(name) in changes:
+                raise _twice(path, stored(name), key)
             # peft, too, believes the module and not the setting.
             flipped = (
                 loads_as(name) in model.transposed
@@ -176,12 +179,16 @@ def _changes(
             before = changes.get(name, Change())
             twice = before.new is not None and not _equal(weights, infos, key, before.new)
             if twice or (before.factors and ".base_layer." not in key):
-                raise LoadError(
-                    f'The adapter "{path}" changes "{name}" twice; "{key}" is one of the changes, and nothing says '
-                    "which of them counts. Fetch the adapter again."
-                )
+                raise _twice(path, name, key)
             changes[name] = replace(before, new=key)  # trained whole, or a copy of the base's
     return changes
+
+
+def _twice(path: Path, name: str, key: str) -> LoadError:
+    return LoadError(
+        f'The adapter "{path}" changes "{name}" twice; "{key}" is one of the changes, and nothing says '
+        "which of them counts. Fetch the adapter again."
+    )
 
 
 def _equal(weights: Path, infos: Mapping[str, TensorInfo], one: str, other: str) -> bool:

@@ -18,7 +18,9 @@ HARMLESS = frozenset(
         *("_name_or_path", "name_or_path", "architectures", "auto_map", "transformers_version"),
         *("torch_dtype", "dtype", "tokenizer_class", "_commit_hash", "tie_word_embeddings"),
         *("attn_implementation", "_attn_implementation", "_experts_implementation"),
+        *("cache_implementation", "quantization_config", "unsloth_fixed", "unsloth_version"),
         # what is returned, and how texts begin and end
+        *("id2label", "label2id", "num_labels"),
         *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "torchscript"),
         *("output_router_logits", "output_logits", "bos_token_id", "eos_token_id", "pad_token_id"),
         *("sep_token_id", "cls_token_id", "unk_token_id", "decoder_start_token_id"),

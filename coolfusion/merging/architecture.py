@@ -171,6 +171,8 @@ def _config(text: str) -> Any:
         return None
     if _most_parts(config) > MOST_PARTS:
         return None
+    if not config.get("quantization_config"):
+        config.pop("quantization_config", None)  # the classes do not accept an empty one
     with _quiet():
         try:
             return transformers.CONFIG_MAPPING[kind].from_dict(config)

@@ -85,12 +85,16 @@ ALIKE: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
             **{"use_cache": False, "pad_token_id": 2, "eos_token_id": [2, 32000]},
             **{"unsloth_version": "2025.1", "_name_or_path": "here", "model_max_length": 2048},
             **{"tokenizer_padding_side": "left", "temperature": 0.5, "max_position_embeddings": 9},
+            **{"num_labels": 5, "quantization_config": {}},
         },
     ),
     "nested": (GEMMA3, {**GEMMA3, "text_config": {**GEMMA3["text_config"], "use_cache": False}}),
     "of ones own": (
         {"model_type": "of-ones-own", "width": 4, "use_cache": True},
-        {"model_type": "of-ones-own", "width": 4, "torch_dtype": "float16"},
+        {
+            **{"model_type": "of-ones-own", "width": 4, "torch_dtype": "float16"},
+            **{"unsloth_fixed": True, "cache_implementation": "static", "id2label": {"0": "a"}},
+        },
     ),
 }
 # And the settings that a refusal names.

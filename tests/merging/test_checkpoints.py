@@ -105,11 +105,11 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
     with pytest.raises(LoadError, match=rf"{name}\" is a link that leads out of .*secret\""):
         open_stored(folder)
     secret.unlink()
-    with pytest.raises(LoadError, match=rf"Cannot read \".*{name}\": No such file"):
+    with pytest.raises(LoadError, match=r"leads nowhere|Too many levels"):
         open_stored(folder)
     (folder / name).unlink()
     (folder / name).symlink_to(name)  # to itself
-    with pytest.raises(LoadError, match=rf"Cannot read \".*{name}\": Too many levels"):
+    with pytest.raises(LoadError, match=r"leads nowhere|Too many levels"):
         open_stored(folder)
 
 
@@ -493,7 +493,7 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         open_adapted(lora, base)
 
 
-Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
+Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
@@ -507,6 +507,8 @@ Q_PROJ = "base_model.model.model.layers.0.self_attn.q_proj"
         {"modules_to_save": "embed_tokens"},
         {"modules_to_save": [["lm_head"]]},
         {"modules_to_save": 5},
+        {"target_modules": ["proj", "k_proj"]},
+        {"exclude_modules": ["self_attn.q_proj"]},
         *(
             {key: {pattern: 2}}
             for key in ("alpha_pattern", "rank_pattern")
@@ -526,6 +528,20 @@ def test_settings_of_adapters_edited_by_hand_are_refused(
         merged(Adapter(adapter, base))
     assert next(iter(settings)) in str(caught.value)
     assert len(str(caught.value)) < 1_000
+
+
+def test_factors_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    base = write_llama(tmp_path / "base", 1)
+    factors = {
+        f"{Q_PROJ}.lora_{side}{default}.weight": torch.ones(2, 4)
+        if side == "A"
+        else torch.ones(4, 2)
+        for side in "AB"
+        for default in ("", ".default")
+    }
+    adapter = write_adapter(tmp_path / "adapter", factors, target_modules=["q_proj"])
+    with pytest.raises(LoadError, match="twice"):
+        merged(Adapter(adapter, base))
 
 
 def test_a_factor_that_is_a_lone_number_is_refused(tmp_path: Path) -> None:
