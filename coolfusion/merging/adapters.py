@@ -111,6 +111,8 @@ def open_adapted(path: str | Path, base: Checkpoint) -> AdaptedCheckpoint:
     infos = infos_of(weights)
     changes = _changes(weights, infos, config, base.about)
     about = _with_own_head(path, infos, changes, config, base.about)
+    for found in filter(None, map(FACTOR.fullmatch, infos)):  # after ties, which peft follows
+        check_targeted(path, found["module"].removeprefix(PREFIX), config)
     about = _with_new_tokens(folder, infos, changes, about)
     for name, change in changes.items():
         _check_fit(str(path), name, change, infos, about)
@@ -152,7 +154,6 @@ def _changes(
             )
         if side == "_A":
             ranks[module] = next(iter(infos[key].shape), 0)  # a lone number has no rank
-            check_targeted(path, module, config)
             name = module + ".weight"
             if stored(name) in changes:
                 raise _twice(path, stored(name), key)
