@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 
 from coolfusion.tokenization.base import Tokenizer
 
+# Characters that are sooner encoded again than settled. Only speed depends on this.
+SHORT = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Canonical:
@@ -41,10 +44,12 @@ def extend(canonical: Canonical, text: str, tokenizer: Tokenizer) -> Canonical:
     (``coolfusion.tokenization.base.SettlingTokenizer``). Otherwise it is the whole text.
     """
     longer = lengthened(canonical, text, tokenizer)
-    fresh = longer.ids[longer.num_settled :]
     settled = getattr(tokenizer, "settled", None)
+    if not text or settled is None or len(longer.tail) <= SHORT:
+        return longer
+    fresh = longer.ids[longer.num_settled :]
     # The first position that holds is the best one, so the others are not even looked for.
-    for each in settled(longer.lead, longer.tail) if text and settled else ():
+    for each in settled(longer.lead, longer.tail):
         tail = longer.tail[each.position :]
         shorter = Canonical((), 0, tail, each.lead, each.num_skipped)
         rest = shorter.followed_by("", tokenizer)

@@ -297,7 +297,7 @@ def test_what_a_model_needs_is_not_left_out(tmp_path: Path, glob: str) -> None:
     a = write_llama(tmp_path / "a", 1, tied=tied)
     b = write_llama(tmp_path / "b", 2)
     for models in ((a,), (a, b)):
-        with pytest.raises(UsageError, match="ignore leaves out tensor|is missing from"):
+        with pytest.raises(UsageError, match="ignore leaves out tensor"):
             merge(MergeRecipe(Merge("linear", models), ignore=(glob,)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))

@@ -103,7 +103,7 @@ def test_a_model_that_gives_nan_is_a_broken_particle(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "x" / "model.safetensors", {"format": "pt"})
     broken = Particle(tmp_path / "x", "cpu", Loading())
     for metric in ("last_number", "perplexity"):
-        with pytest.raises(BrokenParticleError, match="model.norm.weight hold .* NaN"):
+        with pytest.raises(BrokenParticleError, match=r"model.norm.weight hold .* NaN"):
             TaskMeasure(TASK, metric, SHORT).value(broken)
 
 
