@@ -20,11 +20,14 @@ demo: setup
 	$(BIN)/coolfusion generate --explain \
 		"Paula has 4 baskets with 8 potatoes in each. She also has 2 more. How many potatoes does Paula have in all?"
 
+# Two processes, each with whole files: their tests share what they load.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 nightly: setup
-	$(BIN)/python -m pytest -m nightly
+	$(PYTEST) -m nightly
 
 lint: setup
 	$(BIN)/ruff check .

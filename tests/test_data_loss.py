@@ -362,7 +362,7 @@ def test_control_c_keeps_what_was_finished(command: Command) -> None:
 def test_a_process_that_is_stopped_keeps_what_was_finished(how: signal.Signals, here: Path) -> None:
     """As a user stops it: a real process, a real model, a signal from outside."""
     shutil.copytree(builtin_paths()[0], here / "model")
-    write_rows([{"prompt": f"Tom has {number} apples and buys 2."} for number in range(40)])
+    write_rows([{"prompt": f"Tom has {number} apples and buys 2."} for number in range(16)])
     arguments = "generate -m model --input rows.jsonl --output out.jsonl --batch-size 1 --raw"
     command = [sys.executable, "-m", "coolfusion", *arguments.split(), "--max-new-tokens", "16"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -382,7 +382,7 @@ def test_a_process_that_is_stopped_keeps_what_was_finished(how: signal.Signals, 
     assert subprocess.run(command, env=environment, check=False, timeout=120).returncode == 0
     rows = [json.loads(line) for line in out.read_bytes().splitlines()]
     assert out.read_bytes().startswith(kept)
-    assert sorted(row["id"] for row in rows) == list(range(40))
+    assert sorted(row["id"] for row in rows) == list(range(16))
 
 
 FUSING = [

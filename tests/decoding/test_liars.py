@@ -67,7 +67,7 @@ def with_liar(names: list[str | None]) -> tuple[list[Source], Bounded]:
     return [replace(first, backend=liar), second], liar
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(lies, st.sampled_from(KINDS), st.sampled_from([0.0, 1.0]))
 def test_a_liar_is_dropped_and_named(
     names: list[str | None], kind: str, temperature: float
@@ -88,7 +88,7 @@ def test_a_liar_is_dropped_and_named(
     assert all("first" not in step.sources for step in found.steps[first_drop + 1 :])
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(lies, st.sampled_from(KINDS))
 def test_where_failures_are_raised_a_liar_raises(names: list[str | None], kind: str) -> None:
     request = replace(REQUEST, on_source_error="raise")
@@ -105,7 +105,7 @@ def test_where_failures_are_raised_a_liar_raises(names: list[str | None], kind: 
     assert failed is None or str(failed).startswith('Source "first": ')
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(lies, st.sampled_from(["batch", "beam", "answers"]))
 def test_no_way_of_decoding_hangs_or_breaks(names: list[str | None], way: str) -> None:
     sources, _ = with_liar(names)

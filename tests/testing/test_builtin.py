@@ -59,7 +59,9 @@ def test_ngram_backends(order: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "boundary", [words, phrases(1), phrases(3), lines, sentences, whole_response], ids=repr
+    "boundary",
+    [words, phrases(1), phrases(3), lines, sentences, whole_response],
+    ids=lambda each: each.name,
 )
 def test_boundaries(boundary: Boundary) -> None:
     check_boundary(boundary)

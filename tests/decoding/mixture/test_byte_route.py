@@ -92,7 +92,7 @@ SAMPLINGS = st.sampled_from(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @example(["byte_bpe"] * 3, Arithmetic(), Sampling(1.0, 3, 0.9, seed=8), "the ", 0.5)
 @given(
     families=st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3),
