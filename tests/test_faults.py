@@ -26,7 +26,7 @@ from coolfusion.cli import main
 from coolfusion.jsonlog import JsonLog
 from coolfusion.testing import toy_source
 from coolfusion.trace import TraceWriter, read_trace, step_to_dict
-from tests.checkpoints import tensors_of, write_llama
+from tests.checkpoints import write_llama
 from tests.faults import (
     SIGNALS,
     WITNESS,
@@ -41,29 +41,16 @@ from tests.faults import (
     in_a_copy,
     run_with,
 )
+from tests.test_data_loss import ROWS as FOUR_ROWS
+from tests.test_data_loss import TEXTS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="copies this process")
 
-TEXTS = [
-    "Tom has 3 apples. He eats 1. Now 2 are left",
-    "Ann has 5 pears. She eats 2. Now 3 are left",
-]
-ROWS = [
-    {"id": "tom", "prompt": "Tom has", "reference": "2"},
-    {"id": "ann", "prompt": "Ann has", "reference": "3"},
-    {"prompt": "Now", "reference": "3"},
-    {"prompt": "He eats", "reference": "2"},
-    {"id": "\u00e4\u0301 \U0001f44d", "prompt": "She eats 2", "reference": "2"},
-]
+ROWS = [*FOUR_ROWS, {"id": "\u00e4\u0301 \U0001f44d", "prompt": "She eats 2", "reference": "2"}]
 OTHER_ROWS = [{**row, "prompt": "Tom eats"} for row in ROWS]
 FUSING = "-m a -m b --raw --max-new-tokens 8"
 # How long it took, and what was computed: that depends on what is cached.
 COSTS = {"seconds", "tokens_forwarded", "forward_passes", "num_forwarded", "usage", "num_new"}
-
-
-def norm(folder: Path, device: str | None) -> float:
-    """A utility: smaller weights are better."""
-    return -sum(float(tensor.square().sum()) for tensor in tensors_of(folder).values())
 
 
 def without_costs(value: Any) -> Any:
@@ -159,7 +146,7 @@ JOBS = {
         rows=True,
     ),
     "swarm": Job(
-        "swarm -m a -m b --particles 2 --iterations 1 -q --output out --utility tests.test_faults:norm",
+        "swarm -m a -m b --particles 2 --iterations 1 -q --output out --utility tests.test_data_loss:norm",
         "out",
         *of_log("out/evaluations.jsonl", "best"),
     ),
