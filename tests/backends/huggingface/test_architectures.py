@@ -20,12 +20,13 @@ REFUSED = {
     **dict.fromkeys(
         [
             *("bert", "bert-generation", "big_bird", "camembert", "cpmant", "data2vec-text"),
-            *("electra", "ernie", "megatron-bert", "prophetnet", "rembert", "roberta"),
+            *("electra", "ernie", "megatron-bert", "rembert", "roberta"),
             *("roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta"),
             *("xlm-roberta-xl", "xlnet"),
         ],
         LOOK_AHEAD,
     ),
+    "prophetnet": "cannot be run",
     "xlstm": "cannot be run",
 }
 
