@@ -4,9 +4,11 @@ Nothing else in the package imports torch or transformers.
 """
 
 from coolfusion.backends.huggingface.causal import TransformersBackend
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq import EncoderDecoderBackend
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq_tokenizer import (
+    EncoderDecoderTokenizer,
+)
 from coolfusion.backends.huggingface.loading import load_source
-from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
-from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
 
 __all__ = [
     "EncoderDecoderBackend",

@@ -12,9 +12,11 @@ import transformers
 
 from coolfusion.backends.huggingface.causal import TransformersBackend
 from coolfusion.backends.huggingface.choosing import strategy_of
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq import EncoderDecoderBackend
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq_tokenizer import (
+    EncoderDecoderTokenizer,
+)
 from coolfusion.backends.huggingface.probing import num_ids
-from coolfusion.backends.huggingface.seq2seq import EncoderDecoderBackend
-from coolfusion.backends.huggingface.seq2seq_tokenizer import EncoderDecoderTokenizer
 from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.backends.huggingface.templates.rendering import template_of
 from coolfusion.backends.source import Source

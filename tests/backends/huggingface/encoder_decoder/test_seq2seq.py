@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from coolfusion.backends.base import Distributions, Query, Scores
-from coolfusion.backends.huggingface import EncoderDecoderBackend, seq2seq
-from coolfusion.backends.huggingface.seq2seq_passes import MAX_BRANCHES, DecoderPasses
+from coolfusion.backends.huggingface import EncoderDecoderBackend
+from coolfusion.backends.huggingface.encoder_decoder import seq2seq
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq_passes import (
+    MAX_BRANCHES,
+    DecoderPasses,
+)
 from coolfusion.errors import ContextLengthError, NonFiniteError, SourceError, UsageError
 from coolfusion.testing import check_backend
 from tests.encoder_decoders import CONFIGS, OTHERS, make_model, model_of

@@ -14,6 +14,11 @@ from typing import Any, final
 import torch
 
 from coolfusion.backends.base import Distributions, Query, Scores
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq_passes import (
+    MAX_BRANCHES,
+    DecoderPasses,
+    Ids,
+)
 from coolfusion.backends.huggingface.logits import read_distributions, read_scores
 from coolfusion.backends.huggingface.probing import (
     agrees,
@@ -24,7 +29,6 @@ from coolfusion.backends.huggingface.probing import (
     length_limit,
     spelled,
 )
-from coolfusion.backends.huggingface.seq2seq_passes import MAX_BRANCHES, DecoderPasses, Ids
 from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from coolfusion.backends.huggingface.seq2seq import Sides
+from coolfusion.backends.huggingface.encoder_decoder.seq2seq import Sides
 from coolfusion.errors import PromptError
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 from coolfusion.tokenization.prompts import OwnPrompt

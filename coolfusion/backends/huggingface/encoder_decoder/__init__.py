@@ -1,0 +1,1 @@
+"""Encoder-decoder models (T5, BART, Marian, ...) as backends, and their pair of tokenizers."""
