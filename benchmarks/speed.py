@@ -17,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,10 @@ from benchmarks._results import RESULTS, finish, table
 from benchmarks.grown import grown
 from benchmarks.word_problems import generate
 from coolfusion.backends.base import Query, Scores
-from coolfusion.backends.huggingface import TransformersBackend, load_source
+from coolfusion.backends.huggingface import load_source
+from coolfusion.backends.huggingface.causal import DEFAULT_ROWS
 from coolfusion.backends.huggingface.logits import read_scores
+from coolfusion.backends.huggingface.probing import drafted
 from coolfusion.backends.huggingface.snapshots import SnapshotPasses
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
@@ -64,28 +67,41 @@ class Tally:
         self.num_steps += generation.stats.num_steps
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Processor seconds of a call, and its result."""
-    begun = time.process_time()
+def timed(
+    call: Callable[[], Any], clock: Callable[[], float] = time.process_time
+) -> tuple[float, Any]:
+    """Seconds of a call by ``clock``, the processor's by default, and its result."""
+    begun = clock()
     result = call()
-    return time.process_time() - begun, result
+    return clock() - begun, result
 
 
-def own_generate(source: Source, prompt: Any, num_tokens: int) -> float:
-    """Seconds of a model's own greedy ``generate`` for so many tokens."""
-    model: Any = source.backend
-    ids = torch.tensor([source.tokenizer.encode_prompt(prompt)])
-    seconds, _ = timed(
-        lambda: model._model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            min_new_tokens=num_tokens,
-            max_new_tokens=num_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
+def own_generate(
+    source: Source,
+    prompt: Any,
+    num_tokens: int,
+    clock: Callable[[], float] = time.process_time,
+    **more: Any,
+) -> float:
+    """Seconds of a model's own greedy ``generate`` for so many tokens; ``more`` goes to it."""
+    return timed(lambda: greedy(source, [prompt], num_tokens, **more), clock)[0]
+
+
+def greedy(source: Source, prompts: Sequence[Any], num_tokens: int, **more: Any) -> torch.Tensor:
+    """What a model's own ``generate`` makes of prompts: ids (rows, longest prompt + tokens)."""
+    backend: Any = source.backend
+    rows = [source.tokenizer.encode_prompt(prompt) for prompt in prompts]
+    width = max(map(len, rows))
+    padding = [width - len(row) for row in rows]
+    return backend._model.generate(
+        input_ids=torch.tensor([[0] * n + list(row) for n, row in zip(padding, rows, strict=True)]),
+        attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in padding]),
+        min_new_tokens=num_tokens,
+        max_new_tokens=num_tokens,
+        do_sample=False,
+        pad_token_id=0,
+        **more,
     )
-    return seconds
 
 
 def one_pass(sources: Sequence[Source], prompt: Any, text: str) -> float:
@@ -132,9 +148,8 @@ class _Reencoding:
         ]
 
     def draft(self, queries: Sequence[Query], num_tokens: int) -> list[Scores]:
-        """One token, which is all that the decoder asks for."""
-        assert num_tokens == 1
-        return self.score(queries)
+        """One pass for each token."""
+        return drafted(self.score, queries, num_tokens)
 
 
 def compare(
@@ -146,8 +161,8 @@ def compare(
 ) -> dict[str, Any]:
     """All ways of decoding ``prompts`` with ``sources``, by turns; the first prompt warms up."""
     ways = {
-        "fused": SegmentDecoder(_with_own_caches(sources)),
-        "plain": SegmentDecoder(_with_own_caches(sources), speculation=None),
+        "fused": SegmentDecoder(with_own_caches(sources)),
+        "plain": SegmentDecoder(with_own_caches(sources), speculation=None),
     }
     tallies = {name: Tally() for name in (*ways, "reencoding")}
     alone = dict.fromkeys([source.name for source in sources], 0.0)
@@ -183,19 +198,20 @@ def compare(
     }
 
 
-def _with_own_caches(sources: Sequence[Source]) -> list[Source]:
+def with_own_caches(sources: Sequence[Source]) -> list[Source]:
     """The same models with empty caches, so that nobody finds prompts that another has read."""
     found = []
     for source in sources:
-        backend: Any = source.backend
-        found.append(replace(source, backend=TransformersBackend(backend._model)))
+        backend: Any = copy(source.backend)
+        backend._passes = backend._way.passes(backend._model, backend.vocab_size, DEFAULT_ROWS)
+        found.append(replace(source, backend=backend))
     return found
 
 
 def side_by_side(sources: Sequence[Source], prompts: Sequence[Any]) -> dict[str, Any]:
     """Responses per second of batches of 1, 8 and 32, relative to one by one."""
-    decoder = SegmentDecoder(_with_own_caches(sources))
-    plain = SegmentDecoder(_with_own_caches(sources), speculation=None)
+    decoder = SegmentDecoder(with_own_caches(sources))
+    plain = SegmentDecoder(with_own_caches(sources), speculation=None)
     for how in (decoder, plain):
         how.generate(prompts[0], REQUEST)
     seconds, texts = {}, {}
