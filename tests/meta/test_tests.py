@@ -8,8 +8,8 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 PACKAGE = TESTS.parent / "coolfusion"
 FILES = sorted(TESTS.rglob("test_*.py"))
-# The source as a whole, and scripts that are no part of the package.
-OTHER_FOLDERS = {"meta", "benchmarks"}
+# The source as a whole, scripts that are no part of the package, and real models throughout.
+OTHER_FOLDERS = {"meta", "benchmarks", "real"}
 # What makes a test fail besides ``assert``: by name, or by the beginning of it.
 FAILING = {"raises", "warns", "run_state_machine_as_test"}
 CHECKS = ("assert_", "check_")

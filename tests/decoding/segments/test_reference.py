@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from coolfusion.builtin import builtin_paths
 from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.testing.toys import toy_source
 from coolfusion.tokenization.boundaries import words
+from coolfusion.tokenization.prompts import OwnPrompt, Prompt
 from tests.reference import Voice, fuse
 from tests.strategies import FAMILIES, STORIES
 
@@ -23,7 +24,7 @@ ORDER = 3  # of the n-gram models, whose memory is therefore two tokens long
 
 
 def voice_of(
-    source: Source, prompt: str, log_probs: Callable[[tuple[int, ...]], np.ndarray]
+    source: Source, prompt: OwnPrompt, log_probs: Callable[[tuple[int, ...]], np.ndarray]
 ) -> Voice:
     """What the reference may know of a source: its tokenizer's tables and plain distributions."""
 
@@ -48,13 +49,19 @@ def by_backend(source: Source) -> Callable[[tuple[int, ...]], np.ndarray]:
     return lambda ids: source.backend._log_distribution(ids[1 - ORDER :])
 
 
-def assert_equal(sources: list[Source], voices: list[Voice], prompt: str, preset: str) -> int:
+def assert_equal(
+    sources: Sequence[Source],
+    voices: list[Voice],
+    prompt: Prompt,
+    preset: str,
+    num_steps: int = NUM_STEPS,
+) -> int:
     """Compare the package with the reference until a choice is too close to call.
 
     Returns how many contests were compared.
     """
     try:
-        wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=NUM_STEPS)
+        wanted = fuse(voices, words.propose, paper=preset == "paper", num_steps=num_steps)
     except LookupError:  # a source babbles on without a word's end, where caps would decide
         reject()
     decoder = SegmentDecoder(sources, PRESETS[preset])
