@@ -25,6 +25,9 @@ class Source:
     tokenizer: Tokenizer
     backend: Backend
 
+    def __repr__(self) -> str:
+        return f"Source({self.name!r}, {type(self.tokenizer).__name__}, {self.backend!r})"
+
     def __reduce__(self) -> NoReturn:
         raise UncopyableError(
             f'The Source "{self.name}" cannot be pickled or copied, since it holds a model and caches. '

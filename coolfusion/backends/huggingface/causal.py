@@ -12,16 +12,18 @@ from typing import Any, final
 import torch
 
 from coolfusion.backends.base import Distributions, Query, Scores
-from coolfusion.backends.huggingface.choosing import RECOMPUTED, choose
+from coolfusion.backends.huggingface.choosing import choose
 from coolfusion.backends.huggingface.logits import read_distributions, read_scores, tokens_only
 from coolfusion.backends.huggingface.probing import (
     check_evaluating,
     check_ids,
     check_weights,
+    described,
     drafted,
     num_ids,
     text_limit,
 )
+from coolfusion.backends.huggingface.trials import RECOMPUTED
 from coolfusion.errors import ContextLengthError, SourceError
 
 DEFAULT_ROWS = 64
@@ -36,7 +38,8 @@ class TransformersBackend:
     ``token_ids`` are the ids that stand for something (None: all). The others have probability 0.
 
     Raises ``UsageError`` for a model in training mode, one that looks ahead, and one that cannot
-    be run. Raises ``NonFiniteError`` for weights that are NaN or infinite.
+    be run. Raises ``NonFiniteError`` for weights that are NaN or infinite, and for answers that
+    are NaN.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class TransformersBackend:
             self._way.near if self._way.beyond not in (None, RECOMPUTED) else None,
         )
         self._passes = self._way.passes(model, self._vocab_size, max_rows)
+
+    def __repr__(self) -> str:
+        return described(self, self._model)
 
     @property
     def vocab_size(self) -> int:

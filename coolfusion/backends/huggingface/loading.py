@@ -72,20 +72,26 @@ def _causal(path: str | Path, name: str, tokenizer: HuggingFaceTokenizer, model:
     backend = TransformersBackend(
         model, text_ids=_ordinary(tokenizer), token_ids=tokenizer.ids | tokenizer.end_ids
     )
-    if backend.slow_because is not None:
-        warnings.warn(f'Source "{name}" is slow: {backend.slow_because}.', stacklevel=3)
+    _warn_if_slow(name, backend.slow_because)
     return Source(name, tokenizer, backend)
 
 
 def _encoder_decoder(
     path: str | Path, name: str, tokenizer: HuggingFaceTokenizer, model: Any
 ) -> Source:
-    """A source that reads a text and writes another."""
+    """A source that reads a text and writes another; warns where it is slow."""
     backend = EncoderDecoderBackend(model, token_ids=tokenizer.ids)
+    _warn_if_slow(name, backend.slow_because)
     size = backend.vocab_size
     tokenizer.end_ids = end_ids_of(model, size, ("the end ids of the tokenizer", tokenizer.end_ids))
     start = start_ids_of(path, model, size)
     return Source(name, EncoderDecoderTokenizer(tokenizer, backend.sides, start), backend)
+
+
+def _warn_if_slow(name: str, because: str | None) -> None:
+    """Warn the caller of ``load_source`` of a source that is not cached, at some length or any."""
+    if because is not None:
+        warnings.warn(f'Source "{name}" is slow: {because}.', stacklevel=4)
 
 
 def _ordinary(tokenizer: HuggingFaceTokenizer) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ The check of ids is here too: an id outside the embedding would end a GPU proces
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -12,8 +13,11 @@ from typing import Any, Protocol
 import torch
 
 from coolfusion.backends.base import Query, Scores
-from coolfusion.backends.huggingface.logits import Answer, Read, read_scores
+from coolfusion.backends.huggingface.logits import Answer, Read, read_lines
 from coolfusion.errors import NonFiniteError, SourceError, UsageError
+
+GROSS = 0.25  # of the spread of logits: what a wrong way changes
+RULED_OUT = 1e3  # nats below the likeliest id; some models rule ids out by such logits
 
 
 class Passes(Protocol):
@@ -39,25 +43,59 @@ def drafted(
 
 
 def agrees(
-    passes: Passes, probe: Sequence[Query], expected: Sequence[Sequence[float]], dtype: torch.dtype
+    make: Callable[[], Passes],
+    calls: Sequence[Sequence[Query]],
+    expected: Callable[[Query], torch.Tensor],
+    tolerance: float,
 ) -> bool:
-    """Whether ``passes`` give the ``expected`` log-probabilities; the last query is a batch alone."""
-    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    """Whether the passes that ``make`` gives answer all ``calls`` with the logits of plain ones.
+
+    ``expected`` gives the logits (tokens, vocabulary) from the last token of a query's prefix on.
+    Passes that cannot be made or run do not agree.
+    """
     try:
-        answers = passes.answer(probe[:-1], read_scores) + passes.answer(probe[-1:], read_scores)
+        passes = make()
+        return all(
+            difference(lines.logits, expected(query)) <= tolerance
+            for queries in calls
+            for query, lines in zip(queries, passes.answer(queries, read_lines), strict=True)
+        )
     except Exception:
         return False
-    return all(
-        abs(got - want) <= tolerance
-        for scores, wanted in zip(answers, expected, strict=True)
-        for got, want in zip(scores.log_probs, wanted, strict=True)
-    )
 
 
-def spelled(logits: torch.Tensor, query: Query) -> list[float]:
-    """Log-probabilities of a query's continuation; ``logits`` (tokens, vocabulary) end after it."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1)[-len(query.continuation) - 1 :]
-    return [float(log_probs[i, token]) for i, token in enumerate(query.continuation)]
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """How far logits (tokens, vocabulary) are from the wanted ones: 0 if they say the same.
+
+    It is a share of how far the wanted logits of a token lie from their mean. So their unit does
+    not matter. What is added to all logits of a token changes no probability and does not count.
+    Ids that are ruled out are left out. NaN gives NaN. Own formula.
+    """
+    found, wanted = found.float(), wanted.float()
+    ruled_out = wanted <= wanted.amax(dim=-1, keepdim=True) - RULED_OUT
+    number = (~ruled_out).sum(dim=-1, keepdim=True)
+
+    def spread(logits: torch.Tensor) -> torch.Tensor:
+        logits = logits.masked_fill(ruled_out, 0.0)
+        means = logits.sum(dim=-1, keepdim=True) / number
+        return (logits - means).masked_fill(ruled_out, 0.0).norm()
+
+    error = spread(found - wanted)
+    return float(error / spread(wanted)) if error != 0 else 0.0
+
+
+def rounding(model: Any) -> float:
+    """The ``difference`` up to which two passes through a model count as the same.
+
+    It is the geometric mean of two shares. One rounding in the coarsest type of the model's
+    weights changes the first, and a wrong way to compute the second. Own formula;
+    docs/inside/models.md has the reason and the measurements.
+    """
+    kinds = {each.dtype for each in model.parameters() if each.is_floating_point()}
+    # Weights of one byte are quantized. They are widened before anything is computed. Wider types
+    # than single precision gain nothing: norms and softmaxes are computed in it.
+    widths = [torch.finfo(kind) for kind in kinds | {torch.float32} if kind.itemsize > 1]
+    return math.sqrt(max(width.eps for width in widths) * GROSS)
 
 
 def length_limit(config: Any, *names: str) -> int | None:
@@ -106,6 +144,13 @@ def _longer(so_far: Scores, step: Scores) -> Scores:
         so_far.num_forwarded + step.num_forwarded,
         so_far.num_passes + step.num_passes,
     )
+
+
+def described(backend: Any, model: Any) -> str:
+    """The ``repr`` of a backend: the class of its model, its type and device, and how it is run."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    name, kind = type(backend).__name__, type(model).__name__
+    return f"{name}({kind}, {dtype}, {backend.device}, {backend.strategy})"
 
 
 def num_ids(model: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -25,11 +26,13 @@ from coolfusion.backends.huggingface.probing import (
     check_evaluating,
     check_ids,
     check_weights,
+    described,
     drafted,
     length_limit,
-    spelled,
+    rounding,
 )
 from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
+from coolfusion.backends.huggingface.trials import RECOMPUTED_BECAUSE
 from coolfusion.errors import ContextLengthError, SourceError, UsageError
 
 DEFAULT_INPUTS = 64
@@ -127,6 +130,9 @@ class EncoderDecoderBackend:
             forbidden |= set(range(size)) - allowed
         self._passes = _choose_passes(model, self.sides, max_inputs, sorted(forbidden))
 
+    def __repr__(self) -> str:
+        return described(self, self._model)
+
     @property
     def vocab_size(self) -> int:
         """Number of the decoder's ids."""
@@ -148,6 +154,11 @@ class EncoderDecoderBackend:
     def strategy(self) -> str:
         """How queries are answered: "cached", or "recomputed" if rollback does not work."""
         return "cached" if self._passes.keeps else "recomputed"
+
+    @property
+    def slow_because(self) -> str | None:
+        """Why texts are computed anew for every question, if they are; None: they are cached."""
+        return None if self._passes.keeps else RECOMPUTED_BECAUSE
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
         """Answer a batch of queries. Cached tokens of a prefix are not computed again.
@@ -180,7 +191,7 @@ def _choose_passes(
     probe = _probe(sides, first_named(model, sides.num_encoder_ids, "pad_token_id"))
     try:
         with torch.inference_mode():
-            expected = [_plain_scores(model, sides, query) for query in probe]
+            expected = {query: _plain_logits(model, sides, query) for query in probe}
     except Exception as error:
         raise UsageError(f"The model cannot be run: {type(error).__name__}: {error}") from error
 
@@ -194,7 +205,8 @@ def _choose_passes(
         )
 
     for most, num_branches in ((max_inputs, MAX_BRANCHES), (max_inputs, 0)):
-        if agrees(make(most, num_branches, ()), probe, expected, model.dtype):
+        passes = partial(make, most, num_branches, ())
+        if agrees(passes, (probe[:-1], probe[-1:]), expected.__getitem__, rounding(model)):
             return make(most, num_branches, ruled_out)
     return make(1, 0, ruled_out)
 
@@ -217,14 +229,16 @@ def _probe(sides: Sides, padding: int | None) -> list[Query]:
     ]
 
 
-def _plain_scores(model: Any, sides: Sides, query: Query) -> list[float]:
+def _plain_logits(model: Any, sides: Sides, query: Query) -> torch.Tensor:
+    """(tokens, vocabulary) from the last token of the prefix on."""
     encoder, decoder = sides.split(query.prefix)
     output = model(
         input_ids=torch.tensor([encoder], device=model.device),
         decoder_input_ids=torch.tensor([decoder + query.continuation], device=model.device),
         use_cache=False,
     )
-    return spelled(output.logits[0], query)
+    logits: torch.Tensor = output.logits[0, -len(query.continuation) - 1 :]
+    return logits
 
 
 def _ruled_out(model: Any, size: int) -> frozenset[int]:
