@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from coolfusion.backends.huggingface import loading
+from coolfusion.builtin import builtin_paths
 from coolfusion.tokenization.alignment import ratified_cuts
 from coolfusion.tokenization.boundaries import words
 from tests.cli.conftest import Run
@@ -76,3 +78,12 @@ def test_a_refused_cut_names_who_refused(run: Run, monkeypatch: pytest.MonkeyPat
 
 def test_the_way_each_model_is_run_is_shown(run: Run) -> None:
     assert run("inspect", "--text", TEXT).out.count(" runs packed\n") == 3
+
+
+def test_a_slow_way_comes_with_its_reason(run: Run, tmp_path: Path) -> None:
+    """The first GPT has no cache in transformers."""
+    folder = tmp_path / "first"
+    shutil.copytree(builtin_paths()[0], folder)
+    (folder / "config.json").write_text('{"model_type": "openai-gpt"}')
+    because = "it cannot be cached right, so its texts are computed anew at every step"
+    assert f"first runs recomputed: {because}\n" in run("inspect", "-m", folder, "--text", TEXT).out

@@ -129,14 +129,17 @@ def _way(trial: Trial, lengths: Ids, kinds: tuple[str, ...]) -> Way:
 def strategy_of(make: Callable[..., Any], config: Any) -> str | None:
     """How a model of a configuration is run, from a miniature that ``make`` builds of it.
 
-    Nothing of the model is read. None if there is no miniature.
+    Slow ways come with their reason. Nothing of the model is read. None: there is no miniature.
     """
     architecture = ModelKind(make, repr(config.to_dict()), None, torch.device("cpu"), config)
     try:
         found = _way_of_miniature(architecture, KINDS)
     except UsageError as error:
         return f"refused: {error}"
-    return None if found is None else found.strategy
+    if found is None:
+        return None
+    because = found.slow_because
+    return found.strategy if because is None else f"{found.strategy}: {because}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ def _encoder_decoder(
 def _warn_if_slow(name: str, because: str | None) -> None:
     """Warn the caller of ``load_source`` of a source that is not cached, at some length or any."""
     if because is not None:
-        warnings.warn(f'Source "{name}" is slow: {because}.', stacklevel=4)
+        # Between here and the caller are the kind of source, load_source and its check of arguments.
+        warnings.warn(f'Source "{name}" is slow: {because}.', stacklevel=5)
 
 
 def _ordinary(tokenizer: HuggingFaceTokenizer) -> tuple[int, ...]:

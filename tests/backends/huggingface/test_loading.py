@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+)
 
 from coolfusion.backends.huggingface import TransformersBackend, load_source
 from coolfusion.backends.huggingface.loading import load_tokenizer
@@ -189,3 +197,14 @@ def test_an_interruption_leaves_no_wrong_answer_behind(monkeypatch: pytest.Monke
             source.backend.score([asked])
     (after,) = source.backend.score([asked])
     assert after.log_probs == pytest.approx(expected.log_probs, abs=1e-4)
+
+
+def test_a_source_that_cannot_be_cached_warns_who_loads_it(copied: Path) -> None:
+    size = len(AutoTokenizer.from_pretrained(copied))
+    config = OpenAIGPTConfig(vocab_size=size, n_embd=32, n_layer=1, n_head=2, n_positions=64)
+    OpenAIGPTLMHeadModel(config).save_pretrained(copied)
+    with pytest.warns(UserWarning, match='Source "first" is slow: it cannot be cached') as caught:
+        source = load_source(copied, "first")
+    assert [each.filename for each in caught] == [__file__]
+    run = "TransformersBackend(OpenAIGPTLMHeadModel, float32, cpu, recomputed)"
+    assert repr(source) == f"Source('first', HuggingFaceTokenizer, {run})"

@@ -118,6 +118,7 @@ def test_stranger_models(kind: str) -> None:
     model = make_model(kind)
     backend = EncoderDecoderBackend(model)
     assert backend.strategy == ("recomputed" if kind == "prophetnet" else "cached")
+    assert (backend.slow_because is None) == (backend.strategy == "cached")
     for _ in range(2):
         queries = queries_of(backend)
         for query, scores in zip(queries, backend.score(queries), strict=True):
