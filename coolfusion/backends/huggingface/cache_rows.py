@@ -116,9 +116,9 @@ class Places:
 
     def _begin(self, place: int, prefix: tuple[int, ...]) -> None:
         """Start a place with the longest beginning that any cached text has in common with it."""
-        # Only trunks are copied: they lie in the first slots, in order. A new response thus gets
-        # a prompt that an earlier one has computed.
-        shared = [entry.row.shared(prefix) for entry in self._places]
+        # Only the first slots are copied, as far as they hold the text in order. A new response
+        # thus gets a prompt that an earlier one has computed.
+        shared = [entry.row.num_in_place(prefix) for entry in self._places]
         best = max(range(len(shared)), key=lambda p: (shared[p], p == place))
         # Forgotten first: if the copy is interrupted, the row claims nothing.
         self.forget(place)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from coolfusion.backends.base import Query
 
@@ -100,6 +101,14 @@ class CachedText:
     def num_cached(self, ids: Sequence[int]) -> int:
         """How many leading tokens of ``ids`` are cached."""
         return self.shared(ids) + len(self.path(ids))
+
+    def num_in_place(self, ids: Sequence[int]) -> int:
+        """How many leading tokens of ``ids`` are cached in the slots of their positions.
+
+        Another text can copy these in one piece.
+        """
+        in_place = takewhile(lambda node: node.slot == node.position, self.path(ids))
+        return self.shared(ids) + sum(1 for _ in in_place)
 
     def fold(self, ids: Sequence[int]) -> Move | None:
         """Let the trunk follow the text ``ids`` once the tree has grown.

@@ -74,6 +74,18 @@ def test_a_new_text_begins_with_what_it_shares_with_the_likest() -> None:
     assert places.row(place).trunk == list(SYSTEM)
 
 
+def test_what_is_not_folded_yet_is_copied_too() -> None:
+    """A few-shot prompt is shorter than what a row folds."""
+    cache = FakeCache()
+    places = Places(cache, 8)
+    (place,) = places.claim([Query((*SYSTEM, 7), sequence_id=1)])
+    places.row(place).plan([Query((*SYSTEM, 7), sequence_id=1)])
+    assert places.row(place).trunk == []
+    (other,) = places.claim([Query((*SYSTEM, 8), sequence_id=2)])
+    assert cache.copies == [(place, other, 6)]
+    assert places.row(other).trunk == list(SYSTEM)
+
+
 def test_without_a_sequence_the_row_that_holds_most_of_the_text_is_taken() -> None:
     places = Places(FakeCache(), 8)
     hold(places, SYSTEM, None)

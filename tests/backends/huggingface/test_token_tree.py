@@ -24,6 +24,15 @@ def test_what_two_texts_share(one: tuple[int, ...], other: tuple[int, ...]) -> N
     assert row.shared(other) == shared
 
 
+def texts_of_slots(row: CachedText) -> dict[int, tuple[int, ...]]:
+    """The text that ends with the token in each slot."""
+    held = {slot: tuple(row.trunk[: slot + 1]) for slot in range(len(row.trunk))}
+    for node in row.nodes():  # parents first
+        before = tuple(row.trunk) if node.parent is None else held[node.parent.slot]
+        held[node.slot] = (*before, node.token)
+    return held
+
+
 @given(
     ids.filter(bool),
     st.lists(st.tuples(ids.filter(bool), ids), min_size=1, max_size=8),
@@ -49,3 +58,8 @@ def test_a_plan_computes_what_is_not_cached(
         slots = [node.slot for node in row.nodes()]
         assert len({*slots, *range(len(row.trunk))}) == len(slots) + len(row.trunk)
         assert all(row.num_cached(each) == len(each) for each in cached)
+        held = texts_of_slots(row)
+        for each in cached:
+            num = row.num_in_place(each)
+            assert all(held[slot] == each[: slot + 1] for slot in range(num))
+            assert num == len(each) or held.get(num) != each[: num + 1]
