@@ -126,6 +126,15 @@ class DistributionBackend(Backend, Protocol):
         ...
 
 
+@runtime_checkable
+class ForgetfulBackend(Backend, Protocol):
+    """A backend that can forget what it caches. Whoever compares costs starts from nothing."""
+
+    def forget(self) -> None:
+        """Drop all that earlier calls left behind. The next answers cost what the first ones did."""
+        ...
+
+
 # The locks of backends that are asked. Caches of models are not made for several threads at once.
 _TURNS: WeakValueDictionary[int, threading.Lock] = WeakValueDictionary()
 
@@ -136,3 +145,10 @@ def turn_of(backend: Backend) -> threading.Lock:
     Whoever keeps the lock keeps the backend too, so that its number belongs to no other.
     """
     return _TURNS.setdefault(id(backend), threading.Lock())
+
+
+def forget(backend: Backend) -> None:
+    """Let a backend forget what it caches, if it can. Threads take turns."""
+    if isinstance(backend, ForgetfulBackend):
+        with turn_of(backend):
+            backend.forget()

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import lm_eval
 from lm_eval.tasks import TaskManager
 
+from coolfusion.backends.base import forget
 from coolfusion.decoding.answers.rerank import FUSED
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import UsageError
@@ -56,6 +57,8 @@ def evaluate_harness_task(
     for number, (system, alone) in enumerate(systems.items()):
         if progress is not None:
             progress(system, number, len(systems))
+        for source in alone.sources:
+            forget(source.backend)  # so that every system costs what it would cost alone
         model = CoolfusionLM(decoder=alone, max_gen_toks=max_new_tokens, batch_size=batch_size)
         results = run_task(
             model,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from coolfusion.backends.base import forget
 from coolfusion.checks.arguments import checked
 from coolfusion.decoding.answers.rerank import FUSED, sample_requests
 from coolfusion.decoding.decoder import Decoder
@@ -227,6 +228,10 @@ class _Run:
 
     def _run_all(self, some: Sequence[System]) -> list[str]:
         for system in some:
+            # Each system starts from nothing, so that it costs what it would cost alone. What an
+            # earlier one left cached would be a gift, and equal compute would not be equal.
+            for source in self.decoder.sources:
+                forget(source.backend)
             answer_rows(system, self.task.rows, self.record, partial(self.progress, system.name))
         return [system.name for system in some]
 

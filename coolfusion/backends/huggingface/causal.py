@@ -65,7 +65,8 @@ class TransformersBackend:
             text_limit(model),
             self._way.near if self._way.beyond not in (None, RECOMPUTED) else None,
         )
-        self._passes = self._way.passes(model, self._vocab_size, max_rows)
+        self._max_rows = max_rows
+        self.forget()
 
     def __repr__(self) -> str:
         return described(self, self._model)
@@ -94,6 +95,10 @@ class TransformersBackend:
     def slow_because(self) -> str | None:
         """Why texts are computed anew for every question, if they are; None: they are cached."""
         return self._way.slow_because
+
+    def forget(self) -> None:
+        """Drop all cached texts, so that the next answers cost what the first ones did."""
+        self._passes = self._way.passes(self._model, self._vocab_size, self._max_rows)
 
     def score(self, queries: Sequence[Query]) -> list[Scores]:
         """Answer a batch of queries. Cached tokens of a prefix are not computed again.

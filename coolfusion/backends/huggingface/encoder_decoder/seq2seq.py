@@ -160,6 +160,10 @@ class EncoderDecoderBackend:
         """Why texts are computed anew for every question, if they are; None: they are cached."""
         return None if self._passes.keeps else RECOMPUTED_BECAUSE
 
+    def forget(self) -> None:
+        """Drop all cached inputs and texts, so that the next answers cost what the first ones did."""
+        self._passes.forget()
+
     def score(self, queries: Sequence[Query]) -> list[Scores]:
         """Answer a batch of queries. Cached tokens of a prefix are not computed again.
 

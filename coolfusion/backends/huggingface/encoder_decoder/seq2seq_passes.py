@@ -114,6 +114,10 @@ class DecoderPasses:
         """Whether decoder texts stay cached."""
         return self._max_branches > 0
 
+    def forget(self) -> None:
+        """Drop all cached inputs and texts."""
+        self._readings.clear()
+
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
         """Answer queries in order. No cached token is recomputed, and no input is read twice."""
         answers: list[Answer] = []
