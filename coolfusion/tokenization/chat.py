@@ -16,6 +16,7 @@ import tokenizers
 from coolfusion.errors import PromptError
 from coolfusion.tokenization.chat_marks import Block, free_block
 from coolfusion.tokenization.control_names import Renamed
+from coolfusion.tokenization.fidelity.copies import copy_of
 from coolfusion.tokenization.prompts import Message, checked_messages, content_text
 from coolfusion.tokenization.typed_text import ChatTemplate, Typed, find_typed, strings_of
 
@@ -39,9 +40,7 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, template: ChatTemplate) -> None:
         if tokenizer.truncation is not None or tokenizer.padding is not None:
-            tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+            tokenizer = copy_of(tokenizer)
         self._tokenizer = tokenizer
         self._template = template
         self._added = tokenizer.get_added_tokens_decoder()

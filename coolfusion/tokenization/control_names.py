@@ -8,6 +8,8 @@ from typing import Any
 
 import tokenizers
 
+from coolfusion.tokenization.token_bytes import unknown_id
+
 
 class Renamed:
     """A copy of ``tokenizer`` in which each added token is a private code point, from ``first`` on.
@@ -30,7 +32,7 @@ class Renamed:
         for added in spec["added_tokens"]:
             added["content"] = self.names[added["id"]]
         spec["post_processor"] = None  # it adds special tokens only, which a chat has already
-        self.unknown = _unknown(tokenizer, spec["model"])
+        self.unknown = unknown_id(tokenizer)
         spec["model"] = _without(spec["model"], hidden)
         self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(spec))
         self._ids = {
@@ -41,14 +43,6 @@ class Renamed:
         """Ids of ``text`` in the original's numbers."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return tuple(self._ids.get(token_id, token_id) for token_id in ids)
-
-
-def _unknown(tokenizer: tokenizers.Tokenizer, model: Mapping[str, Any]) -> int | None:
-    """The id that the model gives to what it does not know."""
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    name = model.get("unk_token")
-    return None if name is None else tokenizer.token_to_id(name)
 
 
 def _without(model: dict[str, Any], hidden: Mapping[str, str]) -> dict[str, Any]:

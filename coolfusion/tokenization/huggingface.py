@@ -9,26 +9,26 @@ from typing import Any, final
 
 import regex
 import tokenizers
+from tokenizers import models
 
 from coolfusion.checks.annotations import check_for
 from coolfusion.checks.values import fitting
 from coolfusion.errors import LossyTokenizerError, PromptError
 from coolfusion.tokenization.base import Settled, pieces_text
 from coolfusion.tokenization.chat import ChatEncoder
+from coolfusion.tokenization.fidelity.copies import faithful_copy, without_names
 from coolfusion.tokenization.fidelity.literals import (
     Literals,
     examples_of,
-    faithful_copy,
     literals_of,
     names_of_words,
     pattern_of,
-    without_names,
 )
 from coolfusion.tokenization.fidelity.losses import find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
 from coolfusion.tokenization.settling.positions import Settling
 from coolfusion.tokenization.settling.sections import Sections
-from coolfusion.tokenization.token_bytes import token_pieces
+from coolfusion.tokenization.token_bytes import TokenBytes, token_bytes
 from coolfusion.tokenization.typed_text import ChatTemplate
 
 # A tokenizer may treat the beginning of a text differently (Llama 2 adds a word mark). So a text
@@ -46,7 +46,8 @@ class HuggingFaceTokenizer:
     ``end_ids`` are all ids that end a response. ``template`` renders chat messages to text (None:
     raw prompts only). ``losses`` names what it cannot reproduce of a text. Raises
     ``LossyTokenizerError`` unless that is all rare (``rare_losses``: code points that hardly any
-    text holds) or ``lossy_ok``. The given tokenizer is never altered.
+    text holds) or ``lossy_ok``. The given tokenizer is never altered. Its model is shared, so it
+    must not be trained again.
     """
 
     def __init__(
@@ -57,21 +58,22 @@ class HuggingFaceTokenizer:
         template: ChatTemplate | None = None,
         lossy_ok: bool = False,
     ) -> None:
-        self._plain, spec = faithful_copy(tokenizer)
+        self._plain = faithful_copy(tokenizer)
         self._chat = ChatEncoder(tokenizer, template) if template else None
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
-        self._pieces = token_pieces(self._plain, spec, vocabulary)
+        self.token_bytes = token_bytes(self._plain, vocabulary)
         self.end_ids = frozenset(fitting("end_ids", end_ids, check_for(Iterable[int])))
-        taken = _taken_names(self._plain, spec, self._pieces, vocabulary)
+        taken = _taken_names(self._plain.model, self.token_bytes, vocabulary)
         self._taken = _any_of(taken)
-        self.knows_whole_parts = bool(
-            spec["model"].get("ignore_merges") or spec["model"].get("end_of_word_suffix")
+        self.knows_whole_parts = any(
+            getattr(self._plain.model, name, None)
+            for name in ("ignore_merges", "end_of_word_suffix")
         )
         self.whole_words = names_of_words(self._plain)
         self._whole_words = pattern_of(self.whole_words, self.whole_words)
         self._anchors = self._choose_anchors()
         self._apart = Literals({})
-        self._apart = literals_of(self._plain, self._pieces, self._trip)
+        self._apart = literals_of(self._plain, self.token_bytes, self._trip)
         if self._apart.names:
             self._plain = without_names(self._plain)
         self.encode = lru_cache(maxsize=4096)(self._encode)
@@ -81,7 +83,7 @@ class HuggingFaceTokenizer:
             [name for name in self.whole_words if name in self._apart.names],
         )
         self._settling = Settling(self._plain, in_context=bool(self._anchors))
-        suspects = suspicious(self._plain, self._pieces, vocabulary)
+        suspects = suspicious(self._plain, self.token_bytes, vocabulary)
         added = examples_of(self._plain.get_added_tokens_decoder().values())
         losses = find_losses(self._trip, added, suspects)
         self.losses = tuple(map(str, losses))
@@ -96,7 +98,7 @@ class HuggingFaceTokenizer:
     @property
     def ids(self) -> frozenset[int]:
         """Every id that stands for a token, control tokens included."""
-        return frozenset(self._pieces)
+        return frozenset(self.token_bytes.ids.tolist())
 
     @property
     def unfollowed(self) -> str | None:
@@ -140,7 +142,7 @@ class HuggingFaceTokenizer:
 
     def piece(self, token_id: int) -> bytes | None:
         """The bytes a token adds to a text; None for a control token or an unused id."""
-        return self._pieces.get(token_id)
+        return self.token_bytes.piece(token_id)
 
     def parts(self, text: str) -> tuple[tuple[int, int], ...]:
         """The (first, end) of each part of the normalised ``text`` that is encoded by itself.
@@ -258,26 +260,21 @@ class HuggingFaceTokenizer:
         return pieces_text(self, self._encode(text))
 
 
-def _taken_names(
-    tokenizer: tokenizers.Tokenizer,
-    spec: Mapping[str, Any],
-    pieces: Mapping[int, bytes | None],
-    vocabulary: Mapping[str, int],
-) -> list[str]:
+def _taken_names(model: Any, pieces: TokenBytes, vocabulary: Mapping[str, int]) -> list[str]:
     """Names of control and byte tokens, if the model matches names literally.
 
     In a Unigram model the text "<0x41>" would become the byte token of "A". A BPE model that
     ignores merges matches whole words in this way.
     """
-    if spec["model"]["type"] != "Unigram" and not spec["model"].get("ignore_merges"):
+    is_unigram = isinstance(model, models.Unigram)
+    if not is_unigram and not getattr(model, "ignore_merges", False):
         return []
     # Added tokens that are not in the vocabulary of a BPE model are never matched by it.
-    is_unigram, own = spec["model"]["type"] == "Unigram", tokenizer.model.token_to_id
     return sorted(
         name
         for name, token_id in vocabulary.items()
-        if (pieces.get(token_id) is None or (name[:3] == "<0x" and _BYTE_NAME.fullmatch(name)))
-        and (is_unigram or own(name) is not None)
+        if (pieces.piece(token_id) is None or (name[:3] == "<0x" and _BYTE_NAME.fullmatch(name)))
+        and (is_unigram or model.token_to_id(name) is not None)
     )
 
 

@@ -18,6 +18,7 @@ from coolfusion.tokenization.fidelity.code_points import (
     special_spaces,
 )
 from coolfusion.tokenization.fidelity.differences import differences, same
+from coolfusion.tokenization.token_bytes import TokenBytes
 
 Trip = Callable[[str], str]  # a text to ids and back
 
@@ -136,23 +137,26 @@ def _named(tried: Iterable[tuple[str, str]]) -> tuple[Loss, ...]:
 
 
 def suspicious(
-    tokenizer: tokenizers.Tokenizer,
-    pieces: Mapping[int, bytes | None],
-    vocabulary: Mapping[str, int],
+    tokenizer: tokenizers.Tokenizer, pieces: TokenBytes, vocabulary: Mapping[str, int]
 ) -> Iterator[str]:
     """Characters that the parts of a tokenizer give reason to doubt, some of each kind."""
     if tokenizer.normalizer is not None:
         yield from of_each_kind(normalized_away(tokenizer.normalizer.normalize_str))
     yield from (
-        name for name, i in vocabulary.items() if len(name) == 1 and pieces[i] != name.encode()
+        name
+        for name, i in vocabulary.items()
+        if len(name) == 1 and pieces.piece(i) != name.encode()
     )
-    spelled = {piece for piece in pieces.values() if piece and len(piece) == 1}
-    missing = {byte for byte in _USED_BYTES if bytes([byte]) not in spelled}
+    missing = _USED_BYTES - pieces.of_single_bytes().keys()
     if missing:
+        every = assigned()
+        chunks = (every[start : start + 512] for start in range(0, len(every), 512))
         yield from of_each_kind(
             char
-            for char in assigned()
-            if missing.intersection(char.encode()) and char not in vocabulary
+            for chunk in chunks
+            if not missing.isdisjoint(chunk.encode())
+            for char in chunk
+            if not missing.isdisjoint(char.encode()) and char not in vocabulary
         )
 
 

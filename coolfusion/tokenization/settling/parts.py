@@ -23,6 +23,7 @@ from coolfusion.tokenization.settling.normalizing import Normalizing, spec_of
 from coolfusion.tokenization.settling.patterns import NotFollowed
 from coolfusion.tokenization.settling.stages import flat
 from coolfusion.tokenization.settling.views import View
+from coolfusion.tokenization.token_bytes import unknown_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +143,11 @@ class SharedBeginnings:
 
     @cached_property
     def _unknown(self) -> int | None:
-        model: Any = self._tokenizer.model
-        if isinstance(model, models.Unigram):
-            unknown: int | None = self._written["unk_id"]
-            return unknown
-        return None if model.unk_token is None else model.token_to_id(model.unk_token)
+        return unknown_id(self._tokenizer)
 
-    @cached_property
     def _written(self) -> dict[str, Any]:
-        """The model's JSON."""
-        written: dict[str, Any] = json.loads(self._tokenizer.to_str())["model"]
+        """The model's JSON, which takes much more memory than the model."""
+        written: dict[str, Any] = json.loads(self._tokenizer.model.__getstate__())
         return written
 
     @cached_property
@@ -172,14 +168,14 @@ class SharedBeginnings:
     @cached_property
     def _spells_unknown(self) -> bool:
         is_unigram = isinstance(self._tokenizer.model, models.Unigram)
-        return is_unigram and bool(self._written.get("byte_fallback"))
+        return is_unigram and bool(self._written().get("byte_fallback"))
 
     @cached_property
     def _bare(self) -> tokenizers.Tokenizer:
         """The model alone, which merges even where a whole part is a token."""
         if not self._whole_parts:
             return tokenizers.Tokenizer(self._tokenizer.model)
-        model = self._written
+        model = self._written()
         # Older files write the two sides of a merge in one string.
         pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"])
         return tokenizers.Tokenizer(
