@@ -5,14 +5,15 @@ Byte-level sums over tokens (arXiv 2410.09303) then are sums over ranges.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import final
 
 import numpy as np
 
 from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.token_bytes import bytes_of
 from coolfusion.types import Ints
 
 MAX_FOLLOWS = 16_384  # ranges whose grouping by the next byte is cached
@@ -45,47 +46,34 @@ class ByteVocabulary:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.end_ids = np.array(sorted(i for i in tokenizer.end_ids if i < vocab_size), np.int64)
-        pieces = ((tokenizer.piece(token), token) for token in range(vocab_size))
-        named = sorted(
-            (piece, token) for piece, token in pieces if piece and token not in tokenizer.end_ids
-        )
-        self._pieces = [piece for piece, _ in named]
-        self.ids = np.array([token for _, token in named], np.int64)
+        known = bytes_of(tokenizer, vocab_size)
+        kept = (known.lengths > 0) & (known.ids < vocab_size) & ~np.isin(known.ids, self.end_ids)
+        pieces = known.written()
+        order = sorted(np.flatnonzero(kept).tolist(), key=pieces.__getitem__)
+        self.ids = known.ids[order]
+        self._data = np.frombuffer(b"".join([pieces[number] for number in order]), np.uint8)
+        self._lengths = known.lengths[order]
+        self._starts = np.cumsum(self._lengths) - self._lengths
         self.follow = lru_cache(maxsize=MAX_FOLLOWS)(self._follow)
 
     @property
     def bytes_written(self) -> frozenset[int]:
         """Every byte that some token writes."""
-        return frozenset(b"".join(self._pieces))
+        return frozenset(np.unique(self._data).tolist())
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self.ids)
 
     def _follow(self, low: int, high: int, depth: int) -> Follow:
         """The tokens ``low`` to ``high``, which share ``depth`` bytes, grouped by the next byte."""
         # A string sorts before all that it begins, so complete tokens come first. There may be
         # several: a byte token and an ordinary one can write the same byte.
-        start = low
-        while start < high and len(self._pieces[start]) == depth:
-            start += 1
-        num_whole = start - low
-        ranges = {}
-        while start < high:
-            byte = self._pieces[start][depth]
-            end = self._end_of(self._pieces[start][: depth + 1], start, high)
-            ranges[byte] = (start, end)
-            start = end
-        return Follow(
-            num_whole,
-            np.array(list(ranges), np.int64),
-            np.array([first for first, _ in ranges.values()], np.int64),
-            ranges,
-        )
-
-    def _end_of(self, beginning: bytes, low: int, high: int) -> int:
-        """The end of the tokens with this beginning, which lie between ``low`` and ``high``."""
-        # They end where the next greater string of equal length would stand. Byte 255 has no
-        # successor, but it also comes last among the tokens that share the bytes before it.
-        if beginning[-1] == 255:
-            return high
-        return bisect_left(self._pieces, beginning[:-1] + bytes([beginning[-1] + 1]), low, high)
+        num_whole = int(np.count_nonzero(self._lengths[low:high] == depth))
+        first = low + num_whole
+        # The next bytes ascend, so the first of each kind begins its group.
+        following = self._data[self._starts[first:high] + depth]
+        next_bytes, groups = np.unique(following, return_index=True)
+        starts = groups + first
+        edges = [*starts.tolist(), high]
+        ranges = dict(zip(next_bytes.tolist(), pairwise(edges), strict=True))
+        return Follow(num_whole, next_bytes.astype(np.int64), starts, ranges)

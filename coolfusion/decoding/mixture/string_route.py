@@ -49,10 +49,10 @@ class StringVocabulary:
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = Vocabulary(tokenizer, size)
-        pieces = self._vocabulary.pieces
         excluded = set(self._vocabulary.excluded(b"").tolist())
         self._ids: dict[bytes, int] = {}
-        for token, piece in enumerate(pieces):
+        for token in range(size):
+            piece = self._vocabulary.piece(token)
             if token not in excluded and piece and _is_whole(piece):
                 self._ids.setdefault(piece, token)
         if self._vocabulary.end is not None:

@@ -105,7 +105,7 @@ class TokenRoute:
         names = [source.name for source in self.sources]
         return replace(
             self.nothing(state, answers),
-            data=b"" if ends else self.vocabulary.pieces[token] or b"",
+            data=b"" if ends else self.vocabulary.piece(token) or b"",
             ends=ends,
             position=ids,
             log_mixture=log_mixture,

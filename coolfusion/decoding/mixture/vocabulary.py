@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final, final
 
@@ -12,6 +12,7 @@ from coolfusion.backends.sampling import log_sum_exp
 from coolfusion.backends.source import Source
 from coolfusion.errors import SourceError
 from coolfusion.tokenization.base import Tokenizer
+from coolfusion.tokenization.token_bytes import bytes_of
 from coolfusion.tokenization.utf8 import goes_on
 from coolfusion.types import Floats, Ints
 
@@ -33,15 +34,18 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        self.pieces = [tokenizer.piece(token) for token in range(size)]
+        self.size = size
+        self._bytes = bytes_of(tokenizer, size)
         ends = sorted(token for token in tokenizer.end_ids if token < size)
         self.end = ends[0] if ends else None
         self._ends: Ints = np.array(ends, np.int64)
-        ending = set(ends)
-        self._writing = [t for t, piece in enumerate(self.pieces) if _writes(piece, t, ending)]
         # Only these can go on inside a character: few, so that no other is looked at again.
-        self._inside = [t for t in self._writing if _is_inside(self.pieces[t] or b"")]
+        self._inside = [t for t, piece in self._writing() if _is_inside(piece)]
         self.excluded = lru_cache(maxsize=MAX_BEGINNINGS)(self._excluded)
+
+    def piece(self, token_id: int) -> bytes | None:
+        """The bytes of a token; None for a control token or an unused id."""
+        return self._bytes.piece(token_id)
 
     def outcomes(self, log_probs: Floats, beginning: bytes) -> Floats:
         """(size,) a distribution over ids as one over outcomes, after the ``beginning`` of a character.
@@ -50,11 +54,9 @@ class Vocabulary:
         Raises ``SourceError`` where nothing that can come next has any probability.
         """
         excluded = self.excluded(beginning)
-        lost = float(
-            np.exp(log_probs[excluded]).sum() + np.exp(log_probs[len(self.pieces) :]).sum()
-        )
+        lost = float(np.exp(log_probs[excluded]).sum() + np.exp(log_probs[self.size :]).sum())
         ended = log_sum_exp(log_probs[self._ends])
-        row = np.array(log_probs[: len(self.pieces)], dtype=np.float64)
+        row = np.array(log_probs[: self.size], dtype=np.float64)
         row[excluded] = -np.inf
         if self.end is not None:
             row[self._ends] = -np.inf
@@ -69,16 +71,24 @@ class Vocabulary:
 
     def _excluded(self, beginning: bytes) -> Ints:
         """Ids that cannot come next."""
-        candidates = self._inside if beginning else self._writing
-        allowed = np.zeros(len(self.pieces), dtype=np.bool_)
-        fitting = [t for t in candidates if goes_on(beginning + (self.pieces[t] or b""))]
+        candidates = ((t, self.piece(t) or b"") for t in self._inside)
+        fitting = [
+            t
+            for t, piece in (candidates if beginning else self._writing())
+            if goes_on(beginning + piece)
+        ]
+        allowed = np.zeros(self.size, dtype=np.bool_)
         allowed[np.array(fitting, np.int64)] = True
         allowed[self._ends] = True
         return np.flatnonzero(~allowed)
 
-
-def _writes(piece: bytes | None, token: int, ends: set[int]) -> bool:
-    return piece is not None and token not in ends
+    def _writing(self) -> Iterator[tuple[int, bytes]]:
+        """The ids that end nothing, with the bytes that they write."""
+        ends = set(self._ends.tolist())
+        for number, token in enumerate(self._bytes.ids.tolist()):
+            piece = self._bytes[number]
+            if piece is not None and token < self.size and token not in ends:
+                yield token, piece
 
 
 def _is_inside(piece: bytes) -> bool:
@@ -93,14 +103,14 @@ def vocabulary_difference(sources: Sequence[Source]) -> str | None:
     """
     first = sources[0]
     size = max(source.backend.vocab_size for source in sources)
-    own = [first.tokenizer.piece(token) for token in range(size)]
+    own = first.tokenizer.piece
     for other in sources[1:]:
         pair = f'"{first.name}" and "{other.name}"'
         if other.tokenizer is not first.tokenizer:
-            pieces = [other.tokenizer.piece(token) for token in range(size)]
-            if pieces != own:
-                token = next(t for t in range(size) if pieces[t] != own[t])
-                return f"token {token} is {own[token]!r} and {pieces[token]!r} to {pair}"
+            theirs = other.tokenizer.piece
+            token = next((t for t in range(size) if own(t) != theirs(t)), None)
+            if token is not None:
+                return f"token {token} is {own(token)!r} and {theirs(token)!r} to {pair}"
             ends = [set(source.tokenizer.end_ids) for source in (first, other)]
             if ends[0] != ends[1]:
                 return f"texts end with {sorted(ends[0])} and {sorted(ends[1])} to {pair}"
@@ -108,7 +118,7 @@ def vocabulary_difference(sources: Sequence[Source]) -> str | None:
                 if first.tokenizer.encode(probe) != other.tokenizer.encode(probe):
                     return f"{probe!r} is encoded differently by {pair}"
         smaller = min(first.backend.vocab_size, other.backend.vocab_size)
-        used = [t for t in range(smaller, size) if own[t] is not None]
+        used = [t for t in range(smaller, size) if own(t) is not None]
         used += [t for t in first.tokenizer.end_ids if t >= smaller]
         if first.backend.vocab_size != other.backend.vocab_size and used:
             return f"token {used[0]} is known to only one of {pair}"
