@@ -11,7 +11,7 @@ joins to the text.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from coolfusion.tokenization.base import Tokenizer
@@ -59,10 +59,19 @@ def kinds_of(tokenizer: Tokenizer, usable: Collection[int]) -> tuple[Kind, ...]:
     limits = [(end, own[-1][1] if own else 0) for end, own in ends]
     # Some models encode a part that is a token as that token, and its beginning by merges.
     beyond = int(getattr(tokenizer, "knows_whole_parts", True))
+
+    def cut(text: str) -> tuple[Spans, ...]:
+        return tuple(_cut_at(spans(end + text), limit, beyond) for end, limit in limits)
+
+    classes_after = getattr(tokenizer, "classes_after", None)
+    class_of = classes_after([end for end, _ in limits]) if classes_after else str
+    cuts: dict[Hashable, tuple[Spans, ...]] = {}
     alike: dict[tuple[Spans, ...], dict[int, str]] = {}
     for text in texts:
-        cut = tuple(_cut_at(spans(end + text), limit, beyond) for end, limit in limits)
-        alike.setdefault(cut, {}).setdefault(text.encode()[0], text)
+        known = class_of(text) if len(text) == 1 else text
+        if known not in cuts:
+            cuts[known] = cut(text)
+        alike.setdefault(cuts[known], {}).setdefault(text.encode()[0], text)
     return tuple(tuple(each.values()) for each in alike.values())
 
 

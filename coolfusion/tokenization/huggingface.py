@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, final
@@ -26,6 +26,7 @@ from coolfusion.tokenization.fidelity.literals import (
 )
 from coolfusion.tokenization.fidelity.losses import find_losses, suspicious
 from coolfusion.tokenization.prompts import Message, OwnPrompt, check_characters
+from coolfusion.tokenization.settling.classes import CharacterClasses
 from coolfusion.tokenization.settling.positions import Settling
 from coolfusion.tokenization.settling.sections import Sections
 from coolfusion.tokenization.token_bytes import TokenBytes, token_bytes
@@ -155,6 +156,12 @@ class HuggingFaceTokenizer:
         if splitter is None:
             return (*words, (0, len(text)))
         return (*words, *(span for _, span in splitter.pre_tokenize_str(text)))
+
+    def classes_after(self, ends: Sequence[str]) -> Callable[[str], Hashable]:
+        """Classes of characters: two of one class are cut alike by ``parts`` after any of ``ends``."""
+        classes = CharacterClasses(self._plain, ends)
+        # Whether a word stands alone depends on the characters beside it.
+        return str if self.whole_words else classes.of
 
     def encode_prompt(self, prompt: OwnPrompt) -> tuple[int, ...]:
         """Ids of a raw prompt, or of chat messages through the chat template.

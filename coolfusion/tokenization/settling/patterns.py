@@ -22,6 +22,7 @@ _ATOM = regex.compile(
 _GROUP = regex.compile(r"\((?:\?(:|=|!|i:|i\)|<\w+>))?")
 _INTERVAL = regex.compile(r"\{(\d*)(,?)(\d*)\}")
 _ANY: Node = ("set", r"[\s\S]")
+WORD = r"\w"
 
 
 class NotFollowed(Exception):
@@ -182,4 +183,4 @@ def _replacing(source: str) -> Any:
 
 def is_word(character: str) -> bool:
     """Whether a character is one of words."""
-    return belongs(character, r"\w")
+    return belongs(character, WORD)

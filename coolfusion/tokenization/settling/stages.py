@@ -7,7 +7,7 @@ and keeps what it needs to go on. Two scans that have come to the same point go 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -15,7 +15,14 @@ from typing import Any, Protocol, final
 
 import tokenizers
 
-from coolfusion.tokenization.settling.patterns import NotFollowed, belongs, literal, parse
+from coolfusion.tokenization.settling.patterns import (
+    WORD,
+    NotFollowed,
+    atoms,
+    belongs,
+    literal,
+    parse,
+)
 from coolfusion.tokenization.settling.scanner import Scanner
 
 
@@ -56,12 +63,21 @@ class Stage(Protocol):
         ...
 
 
+class PreTokenizing(Stage, Protocol):
+    """A stage of a pre-tokenizer."""
+
+    def tells(self, character: str) -> Hashable:
+        """What its cuts depend on of a character."""
+        ...
+
+
 @final
 class PatternStage:
     """Cuts at the matches of a pattern, joined to their neighbours as ``behavior`` says."""
 
     def __init__(self, pattern: str, behavior: str, *, invert: bool) -> None:
         self._scanner = Scanner(pattern)
+        self._sets = tuple(dict.fromkeys((*atoms(parse(pattern)), WORD)))
         self._behavior = behavior
         self._invert = invert
 
@@ -82,6 +98,10 @@ class PatternStage:
         last = parts[-1][2] if parts and self._behavior not in ("isolated", "removed") else None
         point = Point(segments.start, (state.entries, last), state.cannot_fail)
         return Cuts(tuple(cuts), sure, point)
+
+    def tells(self, character: str) -> Hashable:
+        """The sets of the pattern to which it belongs."""
+        return tuple(belongs(character, each) for each in self._sets)
 
     def _apart(self, left: bool, right: bool) -> bool:
         """Whether two segments become parts of their own, by whether they are matches."""
@@ -107,6 +127,14 @@ class PairStage:
         cut = self._cuts
         cuts = tuple(p for p in range(begin + 1, end) if cut(text[p - 1], text[p]))
         return Cuts(cuts, end, Point(end))
+
+    def tells(self, character: str) -> Hashable:
+        """How it is cut from one of each class that a component knows, and from itself."""
+        pairs = [character * 2]
+        for other in _OF_EACH_CLASS:
+            pairs += [character + other, other + character]
+        parts = (self._component.pre_tokenize_str(pair) for pair in pairs)
+        return tuple(tuple(span for _, span in each) for each in parts)
 
     def _cut(self, left: str, right: str) -> bool:
         parts = self._component.pre_tokenize_str(left + right)
@@ -228,6 +256,8 @@ def _closed(stages: Sequence[Stage], text: str, begin: int, end: int) -> Iterabl
 
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# Letters, digits, signs, white space and word marks.
+_OF_EACH_CLASS = ("a", "1", ".", "_", " ", "\n", "\u65e5", "\u2581")
 _LOCAL = (
     "Digits",
     "Punctuation",
@@ -238,9 +268,9 @@ _LOCAL = (
 )
 
 
-def stages_of(spec: Mapping[str, Any] | None) -> list[Stage]:
+def stages_of(spec: Mapping[str, Any] | None) -> list[PreTokenizing]:
     """The stages of a pre-tokenizer, from its JSON. Raises ``NotFollowed``."""
-    stages: list[Stage] = []
+    stages: list[PreTokenizing] = []
     for number, part in enumerate(flat(spec, "pretokenizers")):
         kind = part["type"]
         if kind == "Split":
@@ -264,7 +294,7 @@ def stages_of(spec: Mapping[str, Any] | None) -> list[Stage]:
     return stages
 
 
-def _split_stage(part: Mapping[str, Any]) -> Stage:
+def _split_stage(part: Mapping[str, Any]) -> PreTokenizing:
     ((kind, pattern),) = part["pattern"].items()
     source = literal(pattern) if kind == "String" else pattern
     if parse(source)[0] == "set":
