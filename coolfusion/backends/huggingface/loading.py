@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 
+from coolfusion.backends.garbage import collection_paused
 from coolfusion.backends.huggingface.causal import TransformersBackend
 from coolfusion.backends.huggingface.choosing import strategy_of
 from coolfusion.backends.huggingface.encoder_decoder.seq2seq import EncoderDecoderBackend
@@ -27,6 +28,7 @@ from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
 
 
 @checked
+@collection_paused()
 def load_source(
     path: str | Path,
     name: str,
@@ -112,6 +114,7 @@ def _check_vocabulary(path: str | Path, tokenizer: HuggingFaceTokenizer, size: i
         )
 
 
+@collection_paused()
 def load_tokenizer(
     path: str | Path, *, trust_remote_code: bool = False, lossy_ok: bool = False
 ) -> HuggingFaceTokenizer:
