@@ -3,126 +3,33 @@
 A verified guess, a scored candidate and a draft's look-ahead may all become text later. Then the
 decoder asks about them again, token by token. Answers depend on their query alone, so remembering
 them can only save time.
+
+Requests that are likely to come soon can ride on a call that is made anyway. No call is ever made
+for them.
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import final
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeAlias, final
 
 from coolfusion.backends.base import Backend, Query, Scores, turn_of
 from coolfusion.backends.sampling import Sampling
 from coolfusion.decoding.checked_backend import CheckedBackend
+from coolfusion.decoding.facts import NOTHING_KNOWN, Fact, Pick, Text, step
+from coolfusion.decoding.pace import Pace
 from coolfusion.decoding.scheduler import Answer, DistributionRequest, ModelRequest
-from coolfusion.errors import SourceError
+from coolfusion.errors import SourceError, SourceUnreachableError
 
-_KEEP = 0.95  # weight that an earlier measurement keeps when a new one arrives
-
-
-@dataclass(slots=True)
-class Pace:
-    """Seconds of a forward pass, fitted as ``per_pass + per_token * tokens``.
-
-    Weighted least squares on relative errors; recent passes count most.
-    """
-
-    per_pass: float = 0.01
-    per_token: float = 0.001
-    _pp: float = 0.0
-    _pt: float = 0.0
-    _tt: float = 0.0
-    _ps: float = 0.0
-    _ts: float = 0.0
-
-    def observe(self, num_passes: int, num_tokens: int, seconds: float) -> None:
-        """Learn from a call that took so many passes over so many tokens."""
-        if not num_passes or seconds <= 0:
-            return
-        passes, tokens = num_passes / seconds, num_tokens / seconds
-        self._pp = _KEEP * self._pp + passes * passes
-        self._pt = _KEEP * self._pt + passes * tokens
-        self._tt = _KEEP * self._tt + tokens * tokens
-        self._ps = _KEEP * self._ps + passes
-        self._ts = _KEEP * self._ts + tokens
-        determinant = self._pp * self._tt - self._pt * self._pt
-        if determinant > 1e-3 * self._pp * self._tt:
-            self.per_pass = (self._ps * self._tt - self._ts * self._pt) / determinant
-            self.per_token = (self._ts * self._pp - self._ps * self._pt) / determinant
-        if determinant <= 1e-3 * self._pp * self._tt or self.per_token < 0:
-            # One kind of pass says nothing of how its cost divides: nearly all is the pass.
-            self.per_token = 0.1 * self._ts / self._tt
-            self.per_pass = 0.9 * self._ps / self._pp
-        elif self.per_pass < 0:
-            self.per_pass, self.per_token = 0.0, self._ts / self._tt
-
-    def seconds(self, num_tokens: float, num_texts: int = 1) -> float:
-        """What ``num_tokens`` of one text cost in a pass that ``num_texts`` texts share."""
-        return self.per_pass / num_texts + self.per_token * num_tokens
-
-
-REACH = 64  # tokens before the end of a text about which answers are kept
 MAX_TEXTS = 1024  # texts that are remembered
 
 Kind = tuple[int, Sampling, tuple[int, ...]]
 
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """What a model says after a token: its choice, its log-probability, the watched ids' total."""
-
-    token: int
-    log_prob: float
-    watched: float
-
-
-@dataclass(slots=True)
-class Fact:
-    """What is known of a text that ends here. ``log_prob`` is that of its last token."""
-
-    pick: Pick | None = None
-    log_prob: float | None = None
-    after: dict[int, Fact] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Text:
-    """Facts about a text and its branches, ``base`` tokens of it left behind."""
-
-    base: tuple[int, ...] = ()
-    root: Fact = field(default_factory=Fact)
-    last: tuple[tuple[int, ...], Fact] | None = None
-
-    def at(self, ids: tuple[int, ...]) -> Fact:
-        """What is known after ``ids``; the beginning is left behind as the text grows."""
-        if self.last is not None and ids[: len(self.last[0])] == self.last[0]:
-            fact = walk(self.last[1], ids[len(self.last[0]) :])
-        else:
-            if ids[: len(self.base)] != self.base:
-                self.base, self.root = ids[:-REACH], Fact()
-            fact = walk(self.root, ids[len(self.base) :])
-        if len(ids) - len(self.base) > 2 * REACH:
-            self.root = walk(self.root, ids[len(self.base) : -REACH])
-            self.base = ids[:-REACH]
-        self.last = (ids, fact)
-        return fact
-
-
-def walk(fact: Fact, ids: Sequence[int]) -> Fact:
-    """What is known some tokens later."""
-    for token in ids:
-        fact = step(fact, token)
-    return fact
-
-
-def step(fact: Fact, token: int) -> Fact:
-    """What is known one token later."""
-    after = fact.after.get(token)
-    if after is None:
-        after = fact.after[token] = Fact()
-    return after
+# What may ride on a call for these requests, none of which is known: requests that may follow.
+Riders: TypeAlias = Callable[[Sequence[ModelRequest]], Sequence[ModelRequest]]
 
 
 @final
@@ -131,13 +38,15 @@ class AnswerCache:
 
     Queries without a sequence id are passed on, and so are those for whole distributions, of which few
     are asked for again. Every answer is checked as it comes in, and only one that is proper is
-    kept. ``pace`` is how fast the backend proved to be.
+    kept. ``pace`` is how fast the backend proved to be. ``riders`` (None: nothing rides) is asked
+    before every call.
     """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = CheckedBackend(backend)
         self._turn = turn_of(backend)
         self.pace = Pace()
+        self.riders: Riders | None = None
         self._texts: OrderedDict[Kind, Text] = OrderedDict()
 
     def answer(self, requests: Sequence[ModelRequest]) -> list[Answer]:
@@ -166,29 +75,60 @@ class AnswerCache:
         if not open_:
             return [*known]
         queries = [_rest(requests[i], known[i]) for i in open_]
-        begun = time.perf_counter()
-        if all(requests[i].is_draft for i in open_):
-            answers = self._backend.draft(queries, 1)
-        else:
-            answers = self._backend.score(queries)
-        self._learn_pace(answers, time.perf_counter() - begun)
+        riders = self._riders([requests[i] for i in open_])
+        answers = self._asked(queries, riders, all(requests[i].is_draft for i in open_))
         found: list[Scores | SourceError] = [*known]
-        for i, query, scores in zip(open_, queries, answers, strict=True):
+        for i, query, scores in zip(open_, queries, answers[: len(open_)], strict=True):
             if isinstance(scores, Scores):
                 self._note(query, scores)
                 found[i] = _joined(known[i], scores)
             else:
                 found[i] = scores
+        for query, scores in zip(riders, answers[len(open_) :], strict=True):
+            if isinstance(scores, Scores):
+                self._note(query, scores)
+                _charge(found, requests, query, scores)
         return found
 
-    def _learn_pace(self, answers: Sequence[Scores | SourceError], seconds: float) -> None:
-        proper = [answer for answer in answers if isinstance(answer, Scores)]
-        if len(proper) == len(answers):
-            self.pace.observe(
-                max(scores.num_passes for scores in proper),
-                sum(scores.num_forwarded for scores in proper),
-                seconds,
-            )
+    def _riders(self, requests: Sequence[ModelRequest]) -> list[Query]:
+        """What rides on a call for ``requests``, as far as it is not known."""
+        riders = [] if self.riders is None else self.riders(requests)
+        return [_rest(rider, self._known_scores(rider.query)) for rider in riders]
+
+    def _asked(
+        self, queries: list[Query], riders: list[Query], are_drafts: bool
+    ) -> Sequence[Scores | SourceError]:
+        """The backend's answers to queries and to their riders, if it can answer these at all."""
+        begun = time.perf_counter()
+        texts = [self._seen(query) for query in queries]
+        are_begun = all(text is not None and not text.is_new for text in texts)
+        try:
+            if are_drafts and not riders:
+                answers = self._backend.draft(queries, 1)
+            else:
+                answers = self._backend.score([*queries, *riders])
+        except SourceUnreachableError:
+            raise
+        except Exception:
+            if not riders:
+                raise
+            return self._asked(queries, [], are_drafts)  # no rider may fail what it rides on
+        if are_begun and all(isinstance(answer, Scores) for answer in answers):
+            # The first call about a text reads all of it, and says nothing of the next ones.
+            num_positions = sum(len(query.continuation) + 1 for query in (*queries, *riders))
+            self.pace.observe(num_positions, time.perf_counter() - begun)
+        return answers
+
+    def known(self, query: Query) -> Fact:
+        """What is known after a query's prefix. To look at it changes nothing."""
+        text = self._seen(query)
+        return NOTHING_KNOWN if text is None else text.peek(query.prefix)
+
+    def _seen(self, query: Query) -> Text | None:
+        """The text of a query, if it has been asked about."""
+        if query.sequence_id is None:
+            return None
+        return self._texts.get((query.sequence_id, query.sampling, query.watch))
 
     def _known(self, request: ModelRequest) -> Scores:
         if request.is_draft:
@@ -213,15 +153,7 @@ class AnswerCache:
         text = self._text(query)
         if text is None:
             return _NOTHING
-        fact = text.at(query.prefix)
-        picks, log_probs = [], []
-        for token in query.continuation:
-            after = fact.after.get(token)
-            if fact.pick is None or after is None or after.log_prob is None:
-                break
-            picks.append(fact.pick)
-            log_probs.append(after.log_prob)
-            fact = after
+        picks, log_probs, fact = text.at(query.prefix).along(query.continuation)
         if len(log_probs) == len(query.continuation) and fact.pick is not None:
             picks.append(fact.pick)
         return _scores(log_probs, picks)
@@ -231,11 +163,7 @@ class AnswerCache:
         text = self._text(query)
         if text is None:
             return _NOTHING
-        fact: Fact | None = text.at(query.prefix)
-        picks = []
-        while fact is not None and fact.pick is not None:
-            picks.append(fact.pick)
-            fact = fact.after.get(fact.pick.token)
+        picks = text.at(query.prefix).picks
         return _scores([pick.log_prob for pick in picks], picks)
 
     def _note(self, query: Query, scores: Scores) -> None:
@@ -255,6 +183,21 @@ class AnswerCache:
 
 
 _NOTHING = Scores((), (), (), ())
+
+
+def _charge(
+    found: list[Scores | SourceError],
+    requests: Sequence[ModelRequest],
+    rider: Query,
+    scores: Scores,
+) -> None:
+    """Count what a rider cost with a request of its sequence."""
+    for i, request in enumerate(requests):
+        answer = found[i]
+        if request.query.sequence_id == rider.sequence_id and isinstance(answer, Scores):
+            num_forwarded = answer.num_forwarded + scores.num_forwarded
+            found[i] = replace(answer, num_forwarded=num_forwarded)
+            return
 
 
 def _is_whole(request: ModelRequest, known: Scores) -> bool:

@@ -1,100 +1,121 @@
-"""Guesses of the coming text: how far one held, and how many tokens one is worth.
+"""What may be said next, and how far it can be relied on.
 
-The acceptance of guesses only decides what to try next; no text depends on it. The model is that
-of speculative decoding (Leviathan et al., arXiv 2211.17192, section 3).
+Nothing here decides a text; it only decides what is worth computing early. How often a guess
+holds depends most on how sure its author is: of two small models, a word that one gives more than
+0.9 is nearly always said, one below 0.5 not even every other time. Drafts that end where their
+author is in doubt are from Kangaroo (arXiv 2404.18911); that doubt is weighed by measured rates
+is our own.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# An earlier observation keeps this much of its weight when a new one arrives. Guesses are fewer
-# than forward passes, so it forgets faster than the pace of a source does (answer_cache._KEEP).
-_GUESS_KEEP = 0.85
-_RETURN = 0.02  # share of the way back to the prior, each time another guesser was used
+_KEEP = 0.98  # weight that an earlier observation keeps when a new one of its kind arrives
+_RETURN = 0.02  # share of the way back to the prior, at each step that says nothing
+_PRIOR = 2.0  # observations that the prior counts as
+_EDGES = (0.5, 0.7, 0.9)  # between the classes of probabilities
 
 
 @dataclass(slots=True)
-class Acceptance:
-    """How often one more token of a guess turns out right; begins with ``prior`` counts."""
+class Rate:
+    """How often something proves true; ``prior`` is what is believed at first."""
 
-    prior: tuple[float, float] = (8.0, 0.5)
-    _right: float = field(default=-1.0)
-    _wrong: float = field(default=-1.0)
+    prior: float
+    _right: float = field(init=False)
+    _all: float = field(default=_PRIOR, init=False)
 
     def __post_init__(self) -> None:
-        self._right, self._wrong = self.prior
+        self._right = self.prior * _PRIOR
 
     @property
-    def rate(self) -> float:
-        """Share of tokens that hold, given that all before them did."""
-        return self._right / (self._right + self._wrong)
+    def mean(self) -> float:
+        """The share, a number from 0 to 1."""
+        return self._right / self._all
 
-    def observe(self, num_right: float, *, failed: bool) -> None:
-        """Learn from a guess of which ``num_right`` tokens held before one did not, if any."""
-        # A guess stops at its first wrong token. So it holds one failure at most, and what comes
-        # after that token says nothing.
-        self._right = _GUESS_KEEP * self._right + num_right
-        self._wrong = _GUESS_KEEP * self._wrong + failed
+    def observe(self, *, held: bool) -> None:
+        """Learn from one case."""
+        self._right = _KEEP * self._right + held
+        self._all = _KEEP * self._all + 1.0
 
     def forget(self) -> None:
         """Return towards the prior a little, so that what once failed is tried again."""
-        # Without this, a guesser with a bad start would never be tried again, since only the
-        # chosen guesser is observed.
-        self._right += _RETURN * (self.prior[0] - self._right)
-        self._wrong += _RETURN * (self.prior[1] - self._wrong)
+        self._right += _RETURN * (self.prior * _PRIOR - self._right)
+        self._all += _RETURN * (_PRIOR - self._all)
 
 
-def expected_tokens(rate: float, length: int) -> float:
-    """Expected tokens of a guess of ``length``: those that hold, and the one after them.
+@dataclass(slots=True)
+class Trust:
+    """How often the token is committed that an author would write next.
 
-    With acceptance ``a`` per token this is (1 - a**length) / (1 - a), equation (1) of
-    arXiv 2211.17192 for ``length - 1`` guessed tokens.
+    ``at`` says so by the probability that the author gives it, ``mean`` for tokens to come.
     """
-    return float(length) if rate >= 1.0 else (1.0 - rate**length) / (1.0 - rate)
 
+    # At first a token is believed in half as much as its author does: half of the doubt is kept.
+    _rates: list[Rate] = field(
+        default_factory=lambda: [Rate(0.65), Rate(0.8), Rate(0.9), Rate(0.98)]
+    )
+    _any: Rate = field(default_factory=lambda: Rate(0.8))
 
-# Characters that must have been seen before for a look-up. Shorter keys match by chance; longer
-# ones miss what changed a word ago. In characters, so that it fits every tokenizer.
-KEY = 12
+    @property
+    def mean(self) -> float:
+        """The share of all tokens that are committed."""
+        return self._any.mean
+
+    def at(self, probability: float) -> float:
+        """The share of those that the author gives about this probability."""
+        return self._rates[bisect_right(_EDGES, probability)].mean
+
+    def observe(self, probability: float, *, held: bool) -> None:
+        """Learn whether a token was committed where its author would have written it."""
+        self._rates[bisect_right(_EDGES, probability)].observe(held=held)
+        self._any.observe(held=held)
+
+    def forget(self) -> None:
+        """Return towards what is believed at first, where nothing is learnt."""
+        for rate in (*self._rates, self._any):
+            rate.forget()
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
-    """``text`` that may follow the first ``start`` characters of a response.
+class Saying:
+    """A text that somebody would say next, token by token.
 
-    ``ends`` says that the response is guessed to end after it. ``num_tokens`` is its length
-    in the guesser's tokens.
+    ``ends`` are where its tokens end, in bytes. ``reach`` has for each the probability that the
+    response says the text up to there.
     """
 
-    start: int
-    text: str
-    ends: bool
-    num_tokens: float
+    text: str = ""
+    ends: tuple[int, ...] = ()
+    reach: tuple[float, ...] = ()
 
-    @property
-    def end(self) -> int:
-        """Where in the response it would end."""
-        return self.start + len(self.text)
+    def reach_at(self, num_bytes: int) -> float:
+        """The probability that the response says so many bytes of it, whole tokens of its own."""
+        return 1.0 if num_bytes <= 0 else self.reach[bisect_right(self.ends, num_bytes - 1)]
 
-    def num_right(self, response: str) -> int:
-        """How many of its characters the response has confirmed."""
-        said = response[self.start : self.end]
-        if self.text.startswith(said):
-            return len(said)
-        return next(
-            i for i, (one, other) in enumerate(zip(said, self.text, strict=False)) if one != other
-        )
 
-    def failed(self, response: str) -> bool:
-        """Whether the response says something else."""
-        return self.start + self.num_right(response) < min(len(response), self.end)
+def complete_text(data: bytes) -> str:
+    """The characters at the beginning of ``data``, up to a broken or an unfinished one."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        return data[: error.start].decode()
 
-    def remains(self, response: str) -> bool:
-        """Whether there is something left of it that may still come true."""
-        # A guessed end is still open when all its text has been confirmed.
-        is_over = len(response) > self.end or (len(response) == self.end and not self.ends)
-        return not is_over and not self.failed(response)
+
+def common_bytes(one: bytes, other: bytes) -> int:
+    """How many bytes two texts begin with alike."""
+    end = min(len(one), len(other))
+    if one[:end] == other[:end]:
+        return end
+    return next(i for i in range(end) if one[i] != other[i])
+
+
+# Bytes that must have been seen before for a look-up. Shorter keys match by chance; longer ones
+# miss what changed a word ago. In bytes, since a character of some scripts says as much as three
+# letters do.
+KEY = 12
 
 
 def look_up(text: str, num_chars: int) -> str:
@@ -103,8 +124,26 @@ def look_up(text: str, num_chars: int) -> str:
     At most ``num_chars`` characters; empty where they are new. The published name is prompt
     look-up decoding.
     """
-    key = text[-KEY:]
+    key = _key(text)
     # Subtle: the bound excludes the key's own place only. An earlier one may overlap it, as in
     # "ababab", where what follows is the rest of the repetition.
-    place = text.rfind(key, 0, len(text) - 1) if len(key) == KEY else -1
-    return "" if place < 0 else text[place + KEY : place + KEY + num_chars]
+    place = text.rfind(key, 0, len(text) - 1) if key else -1
+    return "" if place < 0 else text[place + len(key) : place + len(key) + num_chars]
+
+
+def _key(text: str) -> str:
+    """The shortest end of ``text`` that has ``KEY`` bytes; empty where it has fewer."""
+    for length in range(1, KEY + 1):
+        key = text[-length:]
+        if len(key.encode(errors="replace")) >= KEY:
+            return key
+    return ""
+
+
+def products(rates: Sequence[float]) -> tuple[float, ...]:
+    """The running products: how likely it is that all up to each hold."""
+    reach, running = [], 1.0
+    for rate in rates:
+        running *= rate
+        reach.append(running)
+    return tuple(reach)

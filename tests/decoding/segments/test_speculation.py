@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from coolfusion import FusionModel, Generation, Recipe, Request, Sampling, SegmentDecoder, Source
 from coolfusion.backends.base import Query, Scores
-from coolfusion.decoding.answer_cache import AnswerCache, Pace
+from coolfusion.decoding.answer_cache import AnswerCache
 from coolfusion.decoding.scheduler import ModelRequest
-from coolfusion.decoding.segments.guesses import Acceptance, Guess, expected_tokens, look_up
+from coolfusion.decoding.segments.guesses import look_up
 from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.decoding.segments.rerankers import RERANKERS, lead, without_outliers
 from coolfusion.decoding.segments.speculation import Speculation
@@ -130,7 +130,7 @@ def test_an_outside_drafter_that_cannot_read_the_prompt_is_done_without() -> Non
     speculation = Speculation(drafter, look_up=False)
     decoder = SegmentDecoder(sources, speculation=speculation)
     outside = decoder._caches[-1]
-    outside.pace.observe(1, 1, 1e-9)  # it looks by far the fastest, so it is asked
+    outside.pace.observe(1, 1e-9)  # it looks by far the fastest, so it is asked
     one = decoder.generate("Tom has", Request(max_new_tokens=30))
     other = SegmentDecoder(sources, speculation=None).generate(
         "Tom has", Request(max_new_tokens=30)
@@ -241,45 +241,11 @@ def test_recall_asks_nothing_twice() -> None:
     assert counting.tokens == 4 + 2
 
 
-def test_what_is_left_of_a_guess() -> None:
-    guess = Guess(3, " a b", ends=False, num_tokens=3)
-    assert guess.remains("Tom")
-    assert guess.remains("Tom a")
-    assert not guess.remains("Tom a b")
-    assert not guess.remains("Tom a b c")
-    assert guess.failed("Tom x")
-    assert guess.num_right("Tom ax") == 2
-    assert Guess(3, " a b", ends=True, num_tokens=3).remains("Tom a b")
-
-
 def test_look_up_finds_what_was_said_last() -> None:
     said_before = "the quick brown fox. the quick brown dog. And the quick brown"
     assert look_up(said_before, 4) == " dog"
     assert look_up("nothing twice in here", 8) == ""
     assert look_up("ab", 8) == ""
-
-
-@given(st.floats(1e-5, 1.0), st.floats(1e-7, 0.1))
-def test_a_pace_is_learnt_from_what_was_measured(per_pass: float, per_token: float) -> None:
-    pace = Pace()
-    for passes, tokens in ((1, 1), (1, 12), (1, 200), (1, 3), (1, 40)) * 4:
-        pace.observe(passes, tokens, passes * per_pass + tokens * per_token)
-    assert pace.seconds(20) == pytest.approx(per_pass + 20 * per_token, rel=1e-3)
-
-
-def test_acceptance_follows_what_happens_and_forgets() -> None:
-    acceptance = Acceptance()
-    for _ in range(20):
-        acceptance.observe(1.0, failed=True)
-    assert acceptance.rate == pytest.approx(0.5, abs=0.05)
-    for _ in range(400):
-        acceptance.forget()
-    assert acceptance.rate == pytest.approx(8 / 8.5, abs=0.01)
-
-
-@given(st.floats(0.0, 1.0), st.integers(1, 48))
-def test_the_worth_of_a_guess(rate: float, length: int) -> None:
-    assert expected_tokens(rate, length) == pytest.approx(sum(rate**i for i in range(length)))
 
 
 def test_errors_of_a_guess_are_the_steps_own() -> None:
