@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 REACH = 64  # tokens before the end of a text about which answers are kept
 
+
 @dataclass(frozen=True, slots=True)
 class Pick:
     """What a model says after a token: its choice, its log-probability, the watched ids' total."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from coolfusion.backends.base import Query, Scores
 from coolfusion.backends.sampling import Sampling, pick
-from coolfusion.decoding.answer_cache import REACH, AnswerCache, Pace
+from coolfusion.decoding.answer_cache import AnswerCache
+from coolfusion.decoding.facts import REACH
+from coolfusion.decoding.pace import Pace
 from coolfusion.decoding.scheduler import ModelRequest
 from coolfusion.types import Floats
 
@@ -186,20 +188,20 @@ def test_a_pace_by_hand() -> None:
     """Passes that take 10 ms each and 1 ms more for each of their tokens."""
     pace = Pace()
     for num_tokens in (1, 5, 20, 3, 40):
-        pace.observe(1, num_tokens, 0.010 + 0.001 * num_tokens)
+        pace.observe(num_tokens, 0.010 + 0.001 * num_tokens)
     assert pace.per_pass == pytest.approx(0.010)
     assert pace.per_token == pytest.approx(0.001)
     assert pace.seconds(8) == pytest.approx(0.018)
     assert pace.seconds(8, num_texts=4) == pytest.approx(0.0105)
-    pace.observe(0, 5, 1.0)
-    pace.observe(1, 5, 0.0)
+    pace.observe(0, 1.0)
+    pace.observe(5, 0.0)
     assert pace.per_pass == pytest.approx(0.010)
 
 
 def test_one_kind_of_pass_says_that_nearly_all_is_the_pass() -> None:
     pace = Pace()
     for _ in range(9):
-        pace.observe(1, 10, 0.020)
+        pace.observe(10, 0.020)
     assert pace.per_pass == pytest.approx(0.018)
     assert pace.per_token == pytest.approx(0.0002)
     assert pace.seconds(10) == pytest.approx(0.020)
@@ -208,8 +210,8 @@ def test_one_kind_of_pass_says_that_nearly_all_is_the_pass() -> None:
 def test_no_part_of_a_pace_is_negative() -> None:
     falling, steep = Pace(), Pace()
     for num_tokens in (1, 2, 30):
-        falling.observe(1, num_tokens, 1 / num_tokens)
-        steep.observe(1, num_tokens, 0.001 * num_tokens**2)
+        falling.observe(num_tokens, 1 / num_tokens)
+        steep.observe(num_tokens, 0.001 * num_tokens**2)
     for pace in (falling, steep):
         assert pace.per_pass >= 0
         assert pace.per_token >= 0

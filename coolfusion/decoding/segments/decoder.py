@@ -100,6 +100,8 @@ class SegmentDecoder(Decoder[State]):
         The state comes back with the prior weights, where these are first needed.
         """
         step = SegmentStep(tuple(self.sources[k].name for k in state.active))
+        if self._speculator is not None and state.sequence_id is not None:
+            self._speculator.follow(state)
         state = await self._weigh(state, step)
         if state.log_weights:
             step.weights = self._by_name(on_simplex(state.log_weights).tolist())
