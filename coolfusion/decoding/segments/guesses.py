@@ -41,6 +41,7 @@ class Rate:
 
     def observe(self, *, held: bool) -> None:
         """Learn from one case."""
+        # Invariant: both sums have the same weights, so the mean stays between 0 and 1.
         self._right = _KEEP * self._right + held
         self._all = _KEEP * self._all + 1.0
 
@@ -114,6 +115,7 @@ def saying(words: Words, trust: Trust, others: Sequence[bytes]) -> Saying:
     end, running = 0, 1.0
     for piece, probability in words:
         begin, end = end, end + len(piece)
+        # Subtle: an author whose words ran out within this token has not said anything else.
         if any(begin <= same < min(end, length) for same, length in alike):
             running *= trust.rival.mean
         # What all would say is sure. One that ran out of known words, or that would say something

@@ -1,9 +1,9 @@
 """Cross-verification: what one source would say next, the others read along with their own.
 
 A source that is asked for its own next token makes a pass anyway. Whatever the others are known
-to say next rides on that pass, as branches of one token tree: a guess that one of them has
-written ahead, the segment that it will offer in a contest, words that the text has said before.
-The answer cache (``coolfusion.decoding.answer_cache``) keeps the answers. The fusion loop then
+to say next rides on that pass, as branches of one token tree. It may be a guess that one of them
+has written ahead, or the segment that it will offer in a contest. It may also be what the text
+has said before. The answer cache (``coolfusion.decoding.answer_cache``) keeps the answers. The fusion loop then
 runs as it always does, and its outcome cannot depend on what was asked early.
 
 So a guess is never verified in a pass of its own. If all agree, the loop finds its answers known;
@@ -55,7 +55,7 @@ class Speculation:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadAlong:
     """What a source would read of a saying: a request, of which ``num_known`` tokens are known.
 
     ``worth`` has for every other token how many passes it is expected to save.
@@ -144,7 +144,7 @@ class Speculator:
                     size += num_tokens + 1
         return riders
 
-    def _reading(self, view: SourceView, saying: Saying, own: Saying) -> Reading:
+    def _reading(self, view: SourceView, saying: Saying, own: Saying) -> ReadAlong:
         """What a source would read of a saying, as far as its window holds it.
 
         ``own`` is what it would say itself.
@@ -159,7 +159,7 @@ class Speculator:
 
 def reading(
     cache: AnswerCache, boundary: Boundary, view: SourceView, saying: Saying, own: Saying
-) -> Reading:
+) -> ReadAlong:
     """What the source behind ``cache`` would read of a saying, as far as its window holds it.
 
     ``own`` is what it would say itself.
@@ -180,7 +180,7 @@ def reading(
     # it has. Of all other text that is said, every token takes one.
     num_rival = sum(start < rival_bytes(boundary, saying.text, own.text) for start in starts)
     worth[:num_rival] = [1 / max(1, num_rival)] * num_rival
-    return Reading(request, num_known, tuple(worth))
+    return ReadAlong(request, num_known, tuple(worth))
 
 
 def rival_bytes(boundary: Boundary, text: str, own: str) -> int:
@@ -250,7 +250,7 @@ class Prospect:
                 prices.append(cost / (size * expected_tokens(trust, ahead)))
         return min(prices)
 
-    def _reading(self, k: int, author: int) -> Reading:
+    def _reading(self, k: int, author: int) -> ReadAlong:
         view = self.memory.views[k]
         return reading(self.caches[k], self.boundary, view, self.sayings[author], self.sayings[k])
 
