@@ -7,7 +7,6 @@ attention of SpecInfer (arXiv 2305.09781) and Medusa (arXiv 2401.10774).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from coolfusion.backends.base import Query
+from coolfusion.backends.huggingface.attention import Reach, fill_seen, reaches
 from coolfusion.backends.huggingface.cache_rows import Places
+from coolfusion.backends.huggingface.heads import Head, lines_at
 from coolfusion.backends.huggingface.kv_cache import SlotCache, Writing
 from coolfusion.backends.huggingface.logits import (
     Answer,
@@ -26,7 +27,8 @@ from coolfusion.backends.huggingface.logits import (
     read_scores,
 )
 from coolfusion.backends.huggingface.probing import check_ids
-from coolfusion.backends.huggingface.token_tree import Node, PassPlan
+from coolfusion.backends.huggingface.products import quick
+from coolfusion.backends.huggingface.token_tree import PassPlan
 from coolfusion.types import Ints
 
 DENSE = 2  # a pass includes idle rows if they make it at most this many times as large
@@ -54,15 +56,15 @@ class PackedPasses:
     """Answers queries through one KV cache of at most ``max_rows`` texts."""
 
     def __init__(self, model: Any, size: int, max_rows: int) -> None:
-        self._model = model
+        self._model = quick(model)
         # Slow properties of transformers, so they are read once.
         self._device, self._dtype = model.device, model.dtype
         self._cache = SlotCache()
         self._places = Places(self._cache, max_rows)
         self._max_rows = max_rows
         self._vocab_size = size
-        self._reaches = _reaches(model.config)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._reaches = reaches(model.config)
+        self._head = Head(model)
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
         """Answer queries in order; queries about one text share one row of the cache."""
@@ -154,17 +156,16 @@ class PackedPasses:
         wanted: list[tuple[int, int]] = []
         for row, entry in zip(at, work, strict=True):
             nodes = entry.plan.nodes
-            # Padding stands on the left: the wanted logits then lie at the end of every row,
-            # and logits_to_keep, which keeps the last ones, spares the model all others.
+            # Padding stands on the left: the wanted logits then lie at the end of every row, and
+            # a head that can only be told how many of the last to compute is spared all others.
             left = width - len(nodes)
             ids[row] = blank[:left] + [node.token for node in nodes]
             positions[row] = blank[:left] + [node.position for node in nodes]
             slots[row] = slots[row][:left] + [node.slot for node in nodes]
             seen[row, left:, -1] = False
-            _fill_seen(seen[row, left:], nodes, len(self._places.row(entry.place).trunk))
+            fill_seen(seen[row, left:], nodes, len(self._places.row(entry.place).trunk))
             wanted += [(row, left + column) for columns in entry.plan.wanted for column in columns]
             check_ids(ids[row], self._vocab_size)
-        earliest = min(column for _, column in wanted)
         if length > self._cache.num_slots:
             # All rows of the buffer grow together, so this is the time to give some back.
             self._places.drop_idle()
@@ -177,11 +178,9 @@ class PackedPasses:
                 attention_mask=self._mask(seen, positions, list(zip(at, work, strict=True))),
                 past_key_values=self._cache,
                 use_cache=True,
-                **({"logits_to_keep": width - earliest} if self._keeps_logits else {}),
+                **self._head.only(wanted, shape),
             )
-            # Subtle: counted from the end, this is right with and without logits_to_keep.
-            logits = output.logits[:, earliest - width :]
-            lines = _lines(logits, [(row, column - earliest) for row, column in wanted])
+            lines = lines_at(output.logits, wanted, shape)
             answers = read(lines, [query for entry in work for query in entry.queries])
         return _dealt(answers, work)
 
@@ -252,14 +251,6 @@ def _passes(work: Sequence[Work]) -> list[list[Work]]:
     return [sorted(some, key=lambda entry: entry.place) for some in passes]
 
 
-def _lines(logits: torch.Tensor, places: list[tuple[int, int]]) -> torch.Tensor:
-    """The logits (places, vocab_size) at some places (row, column) of those of a pass."""
-    columns = [column for _, column in places]
-    if len(logits) == 1 and columns == list(range(logits.shape[1])):
-        return logits[0]  # the common case of one row, without a copy
-    return logits[[row for row, _ in places], columns]
-
-
 def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
     """Answers by row; the cost of a row is charged to its first query."""
     dealt = []
@@ -270,51 +261,3 @@ def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
         num_forwarded = entry.num_prefilled + len(entry.plan.nodes)
         dealt.append([charged(some[0], num_forwarded, entry.num_prefills + 1), *some[1:]])
     return dealt
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How far a kind of attention sees: the last ``window`` tokens, those of its own ``chunk``.
-
-    None: everything before.
-    """
-
-    window: int | None = None
-    chunk: int | None = None
-
-    def allows(self, positions: Ints, where: Ints) -> NDArray[np.bool_]:
-        """Whether tokens at ``positions`` may see those at ``where``, by broadcasting."""
-        if self.chunk is not None:
-            same: NDArray[np.bool_] = positions // self.chunk == where // self.chunk
-            return same
-        near: NDArray[np.bool_] = positions - where < (self.window or np.inf)
-        return near
-
-
-def _reaches(config: Any) -> dict[str, Reach]:
-    """Attention kinds of a model and how far they see."""
-    config = config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    chunk = getattr(config, "attention_chunk_size", None)
-    kinds = set(getattr(config, "layer_types", None) or [])
-    if not kinds:
-        kinds = {"sliding_attention" if window else "full_attention"}
-    known = {"sliding_attention": Reach(window=window), "chunked_attention": Reach(chunk=chunk)}
-    return {kind: known.get(kind, Reach()) for kind in sorted(kinds)}
-
-
-def _fill_seen(seen: NDArray[np.bool_], nodes: Sequence[Node], trunk: int) -> None:
-    """Mark in ``seen`` (nodes, slots) the trunk of ``trunk`` tokens and each node's own path."""
-    line = {node: number for number, node in enumerate(nodes)}
-    seen[:, :trunk] = True
-    for number, node in enumerate(nodes):
-        seen[number, node.slot] = True
-        before = node.parent
-        while before is not None and before not in line:
-            seen[number, before.slot] = True
-            before = before.parent
-        # Subtle: parents come before their children in nodes, so the row of this ancestor is
-        # complete and already holds everything above it. A chain of n new tokens takes n steps
-        # instead of n * n / 2.
-        if before is not None:
-            seen[number] |= seen[line[before]]

@@ -17,6 +17,7 @@ from typing import Any, final
 import torch
 
 from coolfusion.backends.base import Query
+from coolfusion.backends.huggingface.heads import Head
 from coolfusion.backends.huggingface.logits import (
     Answer,
     Lines,
@@ -25,6 +26,7 @@ from coolfusion.backends.huggingface.logits import (
     read_lines,
 )
 from coolfusion.backends.huggingface.probing import Passes, check_ids
+from coolfusion.backends.huggingface.products import quick
 
 MAX_SNAPSHOTS = 8
 
@@ -47,7 +49,8 @@ class SnapshotPasses:
     """
 
     def __init__(self, model: Any, size: int, step: int | None) -> None:
-        self._model = model
+        self._model = quick(model)
+        self._head = Head(model)
         self._size = size
         self._step = step
         self._snapshots: OrderedDict[tuple[int, ...], Snapshot] = OrderedDict()
@@ -89,7 +92,7 @@ class SnapshotPasses:
             prefix + query.continuation + (0,) * (longest - len(query.continuation))
             for query in queries
         ]
-        logits = self._feed(None, rows)[1][:, len(prefix) - 1 :]
+        logits = self._feed(None, rows, longest + 1)[1]
         lines = [logits[row, : len(query.continuation) + 1] for row, query in enumerate(queries)]
         answers = read(torch.cat(lines), queries)
         num_forwarded = sum(len(prefix) + len(query.continuation) for query in queries)
@@ -104,8 +107,8 @@ class SnapshotPasses:
         start = max(known, key=len, default=())
         cache = copy.deepcopy(self._snapshots[start].cache) if start and self._step != 0 else None
         todo = prefix[len(start) :] if cache is not None else prefix
-        cache, logits, num_passes = self._feed(cache, [todo])
-        snapshot = Snapshot(cache, logits[0, -1:])
+        cache, logits, num_passes = self._feed(cache, [todo], 1)
+        snapshot = Snapshot(cache, logits[0])
         self._snapshots[prefix] = snapshot
         while len(self._snapshots) > MAX_SNAPSHOTS:
             self._snapshots.popitem(last=False)
@@ -118,10 +121,16 @@ class SnapshotPasses:
             cache.reorder_cache(
                 torch.zeros(len(padded), dtype=torch.long, device=self._model.device)
             )
-        return self._feed(cache, padded)[1]
+        return self._feed(cache, padded, len(padded[0]))[1]
 
-    def _feed(self, cache: Any, rows: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor, int]:
-        """Run rows of equal length through the model, ``step`` tokens at a time if there is a state."""
+    def _feed(
+        self, cache: Any, rows: Sequence[tuple[int, ...]], num_last: int
+    ) -> tuple[Any, torch.Tensor, int]:
+        """Run rows of equal length through the model, ``step`` tokens at a time if there is a state.
+
+        Returns the state after it, the logits of the ``num_last`` last tokens of every row, and
+        the number of passes.
+        """
         for row in rows:
             check_ids(row, self._size)
         ids = torch.tensor([list(row) for row in rows], device=self._model.device)
@@ -130,11 +139,14 @@ class SnapshotPasses:
         with torch.inference_mode():
             for piece in ids.split(width, dim=1):
                 output = self._model(
-                    input_ids=piece, use_cache=self._step != 0, **{self._cache_name: cache}
+                    input_ids=piece,
+                    use_cache=self._step != 0,
+                    **{self._cache_name: cache},
+                    **self._head.last(min(num_last, piece.shape[1])),
                 )
                 cache = getattr(output, self._cache_name) if self._step != 0 else None
                 logits.append(output.logits)
-        return cache, torch.cat(logits, dim=1), len(logits)
+        return cache, torch.cat(logits, dim=1)[:, -num_last:], len(logits)
 
 
 @final
@@ -192,7 +204,8 @@ class LonePasses:
     """
 
     def __init__(self, model: Any, size: int) -> None:
-        self._model = model
+        self._model = quick(model)
+        self._head = Head(model)
         self._size = size
 
     def answer(self, queries: Sequence[Query], read: Read[Answer]) -> list[Answer]:
@@ -209,4 +222,5 @@ class LonePasses:
     def _after(self, ids: tuple[int, ...]) -> torch.Tensor:
         with torch.inference_mode():
             tokens = torch.tensor([ids], device=self._model.device)
-            return self._model(input_ids=tokens, use_cache=False).logits[0, -1:]
+            output = self._model(input_ids=tokens, use_cache=False, **self._head.last(1))
+            return output.logits[0, -1:]
