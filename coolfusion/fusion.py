@@ -176,7 +176,7 @@ class FusionModel:
     ) -> Generation:
         """One response, by the fusion's strategy or another.
 
-        At most ``max_new_tokens``, counted by the source that needs most; before the first of the
+        At most ``max_new_tokens``, counted by the source that needs fewest; before the first of the
         texts ``stop``. A ``temperature`` above 0 draws tokens with the noise of ``seed``, from the
         ``top_k`` likeliest (0: all) that have ``top_p`` of the probability together. A draft is cut
         after ``max_segment_tokens`` (None: where its boundary does). A source that fails is left out

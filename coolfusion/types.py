@@ -158,6 +158,16 @@ class Generation:
     steps: tuple[Step, ...]
 
     @property
+    def stop_sources(self) -> tuple[str, ...]:
+        """The sources whose full context windows ended the response, the last that went on.
+
+        Empty for every other stop reason. Sources that left earlier are in ``warnings``.
+        """
+        if self.stop_reason is not StopReason.CONTEXT_LENGTH or not self.steps:
+            return ()
+        return tuple(gone.source for gone in self.steps[-1].dropped)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each source that was dropped, then for each that was silenced.
 

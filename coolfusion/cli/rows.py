@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 START = r'\{"id": (?:-?\d+|"(?:[^"\\]|\\.)*"), "asked": "[0-9a-f]{16}", '
 # Keys of an output's line; a key of the user's own cannot have their names.
 TAKEN = frozenset(
-    "id asked error text stop_reason stop_string sources wins num_steps num_contested "
-    "tokens_forwarded forward_passes seconds warnings settings".split()
+    "id asked error text stop_reason stop_string stop_sources sources wins num_steps "
+    "num_contested tokens_forwarded forward_passes seconds warnings settings".split()
 )
 
 

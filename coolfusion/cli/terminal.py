@@ -97,9 +97,15 @@ def summary(generation: Generation) -> str:
     wins = ", ".join(f"{name} {count}" for name, count in stats.wins.items())
     tokens = sum(spent.num_forwarded for spent in stats.usage.values())
     return (
-        f"{generation.stop_reason.sentence} {stats.num_steps} steps, {stats.num_contested} contested; "
+        f"{_ending(generation)} {stats.num_steps} steps, {stats.num_contested} contested; "
         f"won by {wins}; {tokens} tokens computed in {stats.seconds:.1f} s."
     )
+
+
+def _ending(generation: Generation) -> str:
+    """Why a response is over, and whose window ended it, if that is why."""
+    sentence, names = generation.stop_reason.sentence, ", ".join(generation.stop_sources)
+    return f"{sentence.removesuffix('.')}, {names} being the last." if names else sentence
 
 
 def result_dict(generation: Generation) -> dict[str, Any]:
@@ -109,6 +115,7 @@ def result_dict(generation: Generation) -> dict[str, Any]:
         "text": generation.text,
         "stop_reason": generation.stop_reason.value,
         "stop_string": generation.stop_string,
+        "stop_sources": list(generation.stop_sources),
         "sources": list(generation.sources),
         "wins": stats.wins,
         "num_steps": stats.num_steps,

@@ -141,7 +141,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
            help="of a mixture: auto, tokens for sources that share a vocabulary, or bytes",
            check=route_named, mixture_only="it says how a mixture walks through the text", metavar="NAME", not_in_harness=_NO_MIXTURE),
     Option("max_new_tokens", RESPONSE, COUNT, "a whole number, at least 1", default=256,
-           help="longest response, in tokens of the source that needs most",
+           help="limit of a response, in tokens of the source that needs fewest",
            check=_limit("max_new_tokens"), metavar="N", matters=True, not_in_file=_REQUEST, not_in_harness=_TASK),
     Option("max_segment_tokens", RESPONSE, COUNT, "a whole number, at least 1", unset="the boundary's own",
            help="cut a draft by force after N tokens",

@@ -26,7 +26,8 @@ class BatchLimits:
     """How much is decoded side by side.
 
     ``max_rows`` responses at most, and no more than fit into ``max_tokens``. A row counts as its
-    prompt and its ``max_new_tokens``, in the tokens of the source that needs most. Every row
+    prompt, its text so far and what is left of its ``max_new_tokens``. The first two count in the
+    tokens of the source that needs most, the last in those of the one that needs fewest. Every row
     counts as the longest. One row is always decoded.
     """
 
@@ -43,15 +44,21 @@ class BatchLimits:
 class Response(Generic[AnyState]):
     """A response being decoded: the number of its prompt, its state and its steps so far.
 
-    ``width`` is how many tokens it may need at most, its prompt included. ``error`` is what ended
-    it, if it failed; ``state`` and ``steps`` are then those before.
+    ``error`` is what ended it, if it failed; ``state`` and ``steps`` are then those before.
     """
 
     index: int
     state: AnyState
-    width: int
     steps: list[Step] = field(default_factory=list)
     error: Exception | None = None
+
+    @property
+    def width(self) -> int:
+        """How many tokens it counts as, by what is known of it (see ``BatchLimits``)."""
+        state = self.state
+        counts = state.num_tokens or (0,) * len(state.prompts)
+        longest = max(len(ids) + num for ids, num in zip(state.prompts, counts, strict=True))
+        return longest + state.request.max_new_tokens - min(counts)
 
 
 # One step of a response as a coroutine, given how many responses share forward passes.
@@ -102,8 +109,7 @@ def timed(
 
 def _waiting(states: Iterable[AnyState]) -> Iterator[Response[AnyState]]:
     for index, state in enumerate(states):
-        longest = max(len(ids) for ids in state.prompts)
-        yield Response(index, state, longest + state.request.max_new_tokens)
+        yield Response(index, state)
 
 
 def _fits(

@@ -15,6 +15,9 @@ from coolfusion.errors import UsageError
 
 Item = TypeVar("Item")
 
+# How many tokens of one source may stand for one of another. It ends only what would not end:
+# a tokenizer that loses white space does not count it.
+STRETCH = 32
 SEED_BITS = 256  # each source has noise of its own, whose seed is longer
 
 
@@ -23,7 +26,8 @@ SEED_BITS = 256  # each source has noise of its own, whose seed is longer
 class Request:
     """Limits of one response, and how its tokens are picked.
 
-    ``max_new_tokens`` bounds the response in the tokens of the source that needs most.
+    A response ends where it has ``max_new_tokens`` tokens of every source. So the source that
+    needs fewest decides, and no response is shorter than a source alone would give.
     ``max_segment_tokens`` overrides the boundary's own cap. A source that fails is dropped
     and the others go on (``on_source_error="drop"``), or the failure is raised ("raise").
     """
@@ -33,6 +37,11 @@ class Request:
     sampling: Sampling = GREEDY
     max_segment_tokens: int | None = None
     on_source_error: str = "drop"
+
+    @property
+    def most_tokens(self) -> int:
+        """How many tokens a response may have of any source, however few others need."""
+        return STRETCH * self.max_new_tokens
 
     def __post_init__(self) -> None:
         check_setting(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -38,6 +38,11 @@ class ResponseState:
     any_failed: bool = False
     log_weights: tuple[float, ...] = ()
 
+    @property
+    def num_tokens(self) -> tuple[int, ...]:
+        """How many tokens the response has so far, for every source (empty: nothing yet)."""
+        return ()
+
     def view(self, index: int, source: Source, sample: int = 0) -> SourceView:
         """What source number ``index`` sees; each ``sample`` has sampling noise of its own."""
         sampling = sampling_of(self.request, source.name, sample)

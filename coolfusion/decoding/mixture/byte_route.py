@@ -182,17 +182,21 @@ class ByteRoute:
         walk.covers[k] = self._coverings[k].learn(walk.covers[k], rows)
 
     def _append(self, walk: _Walk, byte: int) -> None:
-        """Commit a byte, or find that there is no room for the character it completes."""
+        """Commit a byte, or find that there is no room for the character it completes.
+
+        A character that leaps over the limit is kept, so that no source is left short of it.
+        """
         walk.data += bytes([byte])
         walk.covers = {k: self._longer(k, cover, byte) for k, cover in walk.covers.items()}
         if any(cover.pending for cover in walk.covers.values()):
             return
-        longest = max(len(cover.canonical.ids) for cover in walk.covers.values())
-        if longest > walk.state.request.max_new_tokens:
-            walk.data, walk.covers = walk.whole
+        limit = walk.state.request.max_new_tokens
+        if _fewest(walk.covers) > limit:
             walk.is_full = True
-        else:
-            walk.whole = (walk.data, dict(walk.covers))
+            if _fewest(walk.whole[1]) >= limit:
+                walk.data, walk.covers = walk.whole
+                return
+        walk.whole = (walk.data, dict(walk.covers))
 
     def _longer(self, k: int, cover: Cover, byte: int) -> Cover:
         """A source's cover of one byte more, without what no longer matters for the next."""
@@ -213,6 +217,11 @@ class ByteRoute:
             zeros={names[k]: VETO for k in sorted(walk.excluding)},
             is_full=walk.is_full,
         )
+
+
+def _fewest(covers: Mapping[int, Cover]) -> int:
+    """Tokens of the text in the encoding of the source that needs fewest."""
+    return min(len(cover.canonical.ids) for cover in covers.values())
 
 
 async def _all_unknown(view: SourceView, cover: Cover) -> list[Distributions]:

@@ -62,10 +62,6 @@ class MixtureStep:
         self.drop(continuation.dropped)
         if self.stop is not None:
             return
-        longest = max(continuation.num_tokens.values(), default=0)
-        if longest > self.state.request.max_new_tokens:
-            self.stop = StopReason.LENGTH
-            return
         self._append(continuation)
         if continuation.ends:
             self.stop = StopReason.END

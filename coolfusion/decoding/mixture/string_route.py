@@ -134,7 +134,7 @@ class UnionRoute:
             usage,
             tuple(names[k] for i, k in enumerate(rows) if int(table[i].argmax()) == chosen),
             lost,
-            max(len(encodings[k].ids) for k in left) >= state.request.max_new_tokens,
+            min(len(encodings[k].ids) for k in left) >= state.request.max_new_tokens,
         )
 
     def _table(self, rows: dict[int, Floats]) -> tuple[Floats, list[bytes]]:

@@ -36,6 +36,7 @@ from coolfusion.decoding.mixture.state import MixtureState, shares, voters
 from coolfusion.decoding.mixture.vocabulary import Vocabulary
 from coolfusion.decoding.request import sampling_of
 from coolfusion.errors import SourceError
+from coolfusion.tokenization.utf8 import whole_characters
 from coolfusion.types import Floats, Usage
 
 Ids = tuple[int, ...]
@@ -102,17 +103,20 @@ class TokenRoute:
         """One more token, or the end, which these answers decided."""
         ends = token == self.vocabulary.end
         ids: Ids = state.position if ends else (*state.position, token)
+        data = b"" if ends else self.vocabulary.piece(token) or b""
+        written = state.beginning + data
+        is_open = whole_characters(written).encode() != written
         names = [source.name for source in self.sources]
         return replace(
             self.nothing(state, answers),
-            data=b"" if ends else self.vocabulary.piece(token) or b"",
+            data=data,
             ends=ends,
             position=ids,
             log_mixture=log_mixture,
             log_probs={names[k]: float(row[token]) for k, row in answers.rows.items()},
             num_tokens={names[k]: len(ids) for k in state.active if k not in answers.dropped},
             favoured=tuple(names[k] for k in favoured),
-            is_full=len(ids) >= state.request.max_new_tokens,
+            is_full=len(ids) >= state.request.max_new_tokens and not is_open,
         )
 
     def nothing(self, state: MixtureState, answers: SourceAnswers) -> Continuation:

@@ -63,23 +63,32 @@ def _record(step: SegmentStep, segment: str, winner: int | None) -> Step:
 
 
 def _fit(sources: Sequence[Source], state: State, text: str) -> tuple[str, tuple[Canonical, ...]]:
-    """As much of ``text`` as keeps every source within ``max_new_tokens``, and its encodings."""
+    """As much of ``text`` as fits into ``max_new_tokens`` of the source that needs fewest.
+
+    Where a character leaps over the limit, it is kept: no source may be left short of it. The
+    encodings come back too.
+    """
+    limit, longer = state.request.max_new_tokens, ("", state.encoded)
     for end in range(len(text), -1, -1):
         # Those of sources that take no part any more, too: their tokenizers still ratify cuts.
         encoded = tuple(
             extend(old, text[:end], source.tokenizer)
             for old, source in zip(state.encoded, sources, strict=True)
         )
-        if max(len(encoded[k].ids) for k in state.active) <= state.request.max_new_tokens:
+        fewest = min(len(encoded[k].ids) for k in state.active)
+        if fewest == limit or (fewest < limit and end == len(text)):
             return text[:end], encoded
+        if fewest < limit:
+            return longer
+        longer = text[:end], encoded
     return "", state.encoded
 
 
 def _limit(state: State, *, complete: bool) -> StopReason | None:
-    longest = max(len(state.encoded[k].ids) for k in state.active)
-    if not complete or longest >= state.request.max_new_tokens:
-        return StopReason.LENGTH
-    return None
+    lengths = [state.num_tokens[k] for k in state.active]
+    request = state.request
+    is_long = min(lengths) >= request.max_new_tokens or max(lengths) >= request.most_tokens
+    return StopReason.LENGTH if is_long or not complete else None
 
 
 def _learn(state: State, names: Sequence[str], step: SegmentStep, eta: float) -> State:

@@ -28,7 +28,7 @@ from coolfusion.decoding.source_view import SourceView
 from coolfusion.decoding.source_weights import on_simplex, weigh_by_prompt
 from coolfusion.errors import SourceError, UsageError
 from coolfusion.tokenization.alignment import ratified_after
-from coolfusion.tokenization.canonical import Canonical
+from coolfusion.tokenization.canonical import Canonical, lengthened
 from coolfusion.tokenization.prompts import Prompt
 from coolfusion.types import Step
 
@@ -223,9 +223,21 @@ class SegmentDecoder(Decoder[State]):
             view,
             self._cut,
             room=request.max_new_tokens - len(view.encoded.ids),
-            max_tokens=request.max_segment_tokens or self.recipe.boundary.max_tokens,
+            max_tokens=request.max_segment_tokens
+            or self.recipe.boundary.max_tokens
+            or request.most_tokens,
             before=state.encoded,
+            others_room=lambda text: self._room(state, text, besides=view.index),
         )
+
+    def _room(self, state: State, text: str, *, besides: int) -> int:
+        """How many tokens the response may take after ``text``, of any other active source."""
+        lengths = [
+            len(lengthened(state.encoded[k], text, self.sources[k].tokenizer).ids)
+            for k in state.active
+            if k != besides
+        ]
+        return state.request.max_new_tokens - min(lengths) if lengths else -1
 
     def _cut(self, partial: PartialDraft) -> int | None:
         """The first position where a draft may be handed over, if there is one yet."""

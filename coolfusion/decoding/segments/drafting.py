@@ -17,6 +17,11 @@ from coolfusion.types import NO_ROOM, NO_TEXT, Usage
 IncrementalDecoder = codecs.getincrementaldecoder("utf-8")
 
 
+def _no_room(_text: str) -> int:
+    """What is left of sources that there are none of."""
+    return -1
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """What a source offers: a segment, or the reason why it offers none.
@@ -38,7 +43,8 @@ class PartialDraft:
 
     ``before`` has every source's encoding of the text before it. ``room`` is how many tokens the
     response may still take and ``max_tokens`` how many the segment may (None: no cap). Both count
-    this source's tokens.
+    this source's tokens. ``others_room`` says how many the response may take of another source,
+    after this text: of the one that has most left (-1: none has any). Room may be negative.
     """
 
     view: SourceView
@@ -46,6 +52,7 @@ class PartialDraft:
     before: Sequence[Canonical]
     room: int
     max_tokens: int | None = None
+    others_room: Callable[[str], int] = _no_room
     ids: list[int] = field(default_factory=list)
     text: str = ""
     decoder: codecs.IncrementalDecoder = field(default_factory=IncrementalDecoder)
@@ -56,6 +63,20 @@ class PartialDraft:
     def is_full(self) -> bool:
         """Whether the context window has no room for another token."""
         return self.view.is_full(len(self.prefix) + len(self.ids))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the response ends here for its limit, whatever would follow.
+
+        A character that has begun is finished first. The source with most room decides. Where
+        that is another one, its last token may be longer than what this one has written. So the
+        draft goes on until it leaps over.
+        """
+        left, (open_bytes, _) = self.room - len(self.ids), self.decoder.getstate()
+        if left > 0 or open_bytes:
+            return False
+        others = self.others_room(self.text)
+        return others < 0 or left == others == 0
 
 
 # Where a draft may be cut, once its text has grown: a position, or None to go on.
@@ -69,13 +90,14 @@ async def draft(
     room: int,
     max_tokens: int | None = None,
     before: Sequence[Canonical] = (),
+    others_room: Callable[[str], int] = _no_room,
 ) -> Draft:
     """One draft by the source of ``view``, handed over where ``cut`` says.
 
-    ``room``, ``max_tokens`` and ``before`` are those of ``PartialDraft``. Raises ``ContextLengthError`` when
-    the prefix leaves no room for even one token.
+    The keywords are those of ``PartialDraft``. Raises ``ContextLengthError`` when the prefix
+    leaves no room for even one token.
     """
-    partial = PartialDraft(view, view.prefix, before, room, max_tokens)
+    partial = PartialDraft(view, view.prefix, before, room, max_tokens, others_room)
     view.check_room(len(partial.prefix))
     while True:
         (scores,) = await ask([view.draft_request(partial.prefix + tuple(partial.ids))])
@@ -113,7 +135,7 @@ def _write_token(partial: PartialDraft, token: int, cut: Cut) -> Draft | None:
         position = cut(partial)
         if position is not None:
             return _finish(partial, partial.text[:position])
-    if len(partial.ids) >= partial.room or partial.is_full:
+    if partial.is_full or partial.is_over:
         return _finish(partial, partial.text, reason=NO_ROOM)
     if partial.max_tokens is not None and len(partial.ids) >= partial.max_tokens:
         return _finish(

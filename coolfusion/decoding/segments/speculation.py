@@ -113,7 +113,8 @@ class Speculator:
             return None if pays and len(written.ids) < MAX_AHEAD else len(written.text)
 
         view = memory.views[author]
-        room = max(1, state.request.max_new_tokens - len(view.encoded.ids))
+        fewest = min(state.num_tokens[k] for k in state.active)
+        room = max(1, state.request.max_new_tokens - fewest)
         (written,) = await gather([draft(view, cut, room=room)])
         if isinstance(written, SourceError) or author not in state.active:
             return {}
@@ -217,8 +218,8 @@ class Prospect:
         # tells whether anything is worth writing.
         if not waiting or not all(self.sayings[k].ends for k in waiting):
             return 0.0
-        longest = max(len(state.encoded[k].ids) for k in state.active)
-        room = max(1, state.request.max_new_tokens - longest - len(saying.ends))
+        fewest = min(state.num_tokens[k] for k in state.active)
+        room = max(1, state.request.max_new_tokens - fewest - len(saying.ends))
         size = self._bytes_per_token(author)
         reach = saying.reach[-1] if saying.reach else 1.0
         worth = self._price() * size * reach

@@ -26,6 +26,11 @@ class State(ResponseState):
     num_contests: int = 0
     num_scored: int = 0
 
+    @property
+    def num_tokens(self) -> tuple[int, ...]:
+        """How many tokens the response has so far, for every source of the decoder."""
+        return tuple(len(encoded.ids) for encoded in self.encoded)
+
     def view(self, index: int, source: Source, sample: int = 0) -> SourceView:
         """What source number ``index`` sees; each ``sample`` has sampling noise of its own."""
         sampling = sampling_of(self.request, source.name, sample)

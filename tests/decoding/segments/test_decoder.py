@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from coolfusion import Generation, Request, Sampling, SegmentDecoder, Source, Step, StopReason
 from coolfusion.backends.base import Query, Scores
+from coolfusion.decoding.request import STRETCH
 from coolfusion.decoding.segments.recipe import PRESETS
 from coolfusion.errors import NonFiniteError, SourceError
 from coolfusion.testing import toy_source
-from coolfusion.tokenization.base import pieces_text
+from coolfusion.tokenization.base import Tokenizer, pieces_text
 from tests.strategies import FAMILIES, STORIES, said
 
 PROMPTS = ("Tom has", "The cat", "Ann", "Now", "\u65e5\u672c")
@@ -56,9 +57,10 @@ def test_invariants(
         steps.append(step)
         assert state.text == before.text + step.segment
         assert step.segment or state.stop_reason is not None
+        assert min(before.num_tokens) < limit
+        assert (min(state.num_tokens) >= limit) == (state.stop_reason is StopReason.LENGTH)
         for source, encoded in zip(sources, state.encoded, strict=True):
             assert encoded.ids == source.tokenizer.encode(state.text)
-            assert len(encoded.ids) <= limit
         assert step.index == len(steps) - 1
         assert decoder.step(before)[1].segment == step.segment
     result = decoder.finish(state, steps)
@@ -112,6 +114,39 @@ def test_sources_that_agree_change_nothing(first: str, preset: str) -> None:
         fused = run(sources[:count], prompt, preset, max_new_tokens=100)
         assert (fused.text, fused.stop_reason) == (alone.text, StopReason.END)
         assert fused.stats.num_contested == 0
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_no_response_is_shorter_than_a_source_alone_gives(preset: str) -> None:
+    """By sources of one opinion and different tokenizers, and not much longer either."""
+    text = "Once a quick brown fox \u65e5\u672c jumped over 13 lazy dogs."
+    sources = [toy_source(family, [text], family=family, order=14) for family in FAMILIES]
+    for limit in (*range(1, 12), 20, 100):
+        fused = run(sources, "Once a quick", preset, max_new_tokens=limit)
+        alone = [run([each], "Once a quick", preset, max_new_tokens=limit).text for each in sources]
+        assert fused.text == max(alone, key=len)
+
+
+class Blind:
+    """A tokenizer that reads prompts and writes text, and loses every text in between."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        self.end_ids, self.piece, self.encode_prompt = (
+            inner.end_ids,
+            inner.piece,
+            inner.encode_prompt,
+        )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        return ()
+
+
+def test_a_tokenizer_that_counts_nothing_keeps_no_response_going() -> None:
+    source = toy_source("writer", ["a" * 600], family="bytes")
+    blind = replace(source, name="blind", tokenizer=Blind(source.tokenizer))
+    result = run([source, blind], "aaa", max_new_tokens=1, max_segment_tokens=8)
+    assert result.stop_reason is StopReason.LENGTH
+    assert STRETCH <= len(result.text) < STRETCH + 8
 
 
 @settings(max_examples=12)
@@ -235,6 +270,7 @@ def test_a_source_without_room_leaves_the_others_to_finish(
     result = run([narrow, first], prompt, max_new_tokens=80)
     dropped = [gone for step in result.steps for gone in step.dropped]
     assert {gone.source for gone in dropped} <= {"narrow"}
+    assert not result.stop_sources
     assert result.stop_reason is not StopReason.CONTEXT_LENGTH
     if dropped:
         assert "context window" in dropped[0].reason

@@ -94,9 +94,14 @@ def test_a_segment_has_no_more_tokens_than_its_cap() -> None:
 def test_a_draft_that_holds_no_complete_character_says_so() -> None:
     capped = written(writer("\u65e5".encode()), max_segment_tokens=2)
     assert reasons(capped) == ["2 tokens held no complete character"]
-    narrow = written(writer("\u65e5".encode()), max_new_tokens=2)
+    narrow = written(writer("\u65e5".encode(), room=2))
     assert reasons(narrow) == ["no complete character fits into what room is left"]
     assert narrow.text == capped.text == ""
+
+
+def test_a_character_is_finished_at_the_limit() -> None:
+    limited = written(writer("a\u65e5b".encode()), max_new_tokens=2)
+    assert (limited.text, limited.stop_reason) == ("a\u65e5", StopReason.LENGTH)
 
 
 @pytest.mark.parametrize("length", [1, 5, 9])
@@ -110,6 +115,7 @@ def test_all_room_is_used_and_no_more(length: int) -> None:
     assert narrow.text == data[:length].decode()
     assert narrow.stop_reason is StopReason.CONTEXT_LENGTH
     assert "context window" in narrow.steps[-1].dropped[0].reason
+    assert (narrow.stop_sources, limited.stop_sources) == (("one",), ())
 
 
 def test_a_control_token_is_no_text() -> None:
