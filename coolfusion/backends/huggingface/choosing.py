@@ -79,7 +79,8 @@ def choose(model: Any, size: int, text: Ids) -> Way:
     """The fastest way to run a model that gives its own numbers.
 
     ``size`` is its number of ids, and ``text`` begins an ordinary text. Raises ``UsageError`` for
-    a model that looks ahead or cannot be run, and ``NonFiniteError`` for one that answers NaN.
+    a model that looks ahead or cannot be run, and ``NonFiniteError`` for one that answers NaN or
+    infinity.
     """
     lengths = tuple(boundaries(model.config))
     limit = text_limit(model)
@@ -170,6 +171,9 @@ def _way_of_miniature(architecture: ModelKind, kinds: tuple[str, ...]) -> Way | 
     lengths, real = tuple(boundaries(small.config)), tuple(boundaries(config))
     limit = text_limit(small)
     marks = marks_around(lengths, limit)
-    way = _way(Trial.past(marks, small, num_ids(small), (), limit), lengths, kinds)
+    try:
+        way = _way(Trial.past(marks, small, num_ids(small), (), limit), lengths, kinds)
+    except NonFiniteError:
+        return None  # random weights overflow, which says nothing of the model's
     names = dict(zip(lengths, real, strict=True))
     return replace(way, near=names.get(way.near, way.near) if way.near else None)

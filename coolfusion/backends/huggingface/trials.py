@@ -44,7 +44,8 @@ def passes_of(kind: str, model: Any, size: int, max_rows: int) -> Passes:
 class Trial:
     """A model under trial, and ``ids`` of a text. No text that it is asked about is longer.
 
-    ``marks`` are lengths around which passes are tried.
+    ``marks`` are lengths around which passes are tried. Up to ``tolerance`` a difference is
+    rounding.
     """
 
     model: Any
@@ -155,7 +156,8 @@ class Sample:
     """An ordinary text and a branch of it, with the logits of one plain pass over both.
 
     ``num_shared`` tokens come before the branch. ``logits`` (2, tokens, ids) begin after the last
-    of them: the texts have the same there unless the model looks ahead.
+    of them: the texts have the same there unless the model looks ahead. Up to ``tolerance`` a
+    difference is rounding.
     """
 
     model: Any
@@ -171,7 +173,7 @@ class Sample:
         """A sample of the beginning of ``text``, within ``limit`` tokens.
 
         Raises ``UsageError`` for a model that looks ahead, or answers differently every time, and
-        ``NonFiniteError`` for one that answers NaN.
+        ``NonFiniteError`` for one that answers NaN or infinity.
         """
         length = max(BRANCH + 1, min(SAMPLE, limit or SAMPLE))
         ids, start = _lengthened(text, size, length), length - BRANCH
@@ -215,7 +217,7 @@ class Sample:
 def _plain(model: Any, rows: Sequence[Ids], first: int = 0) -> torch.Tensor:
     """Logits (rows, tokens, ids) from column ``first`` on of a pass that keeps nothing.
 
-    Raises ``NonFiniteError`` for NaN.
+    Raises ``NonFiniteError`` for NaN and for infinity, except for ids that are ruled out.
     """
     number = len(rows[0]) - first
     keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -225,11 +227,11 @@ def _plain(model: Any, rows: Sequence[Ids], first: int = 0) -> torch.Tensor:
             use_cache=False,
             **({"logits_to_keep": number} if keeps else {}),
         ).logits[:, -number:]
-    if bool(logits.isnan().any()):
+    if not bool(logits.amax(dim=-1).isfinite().all()):
         raise NonFiniteError(
-            f"The model answers NaN in {str(model.dtype).removeprefix('torch.')}, so it says "
-            "nothing. Its dtype may be too narrow (float16 overflows where bfloat16 does not). "
-            "Load it with another dtype, such as float32."
+            f"The model answers NaN or infinity in {str(model.dtype).removeprefix('torch.')}, so "
+            "it says nothing. Its dtype may be too narrow (float16 overflows where bfloat16 does "
+            "not). Load it with another dtype, such as float32."
         )
     return logits.float()
 

@@ -67,7 +67,7 @@ def test_noise_is_told_from_looking_ahead_in_every_type(dtype: torch.dtype) -> N
 def test_a_type_that_is_too_narrow_is_named(dtype: torch.dtype) -> None:
     model = small(dtype)
     model.model.norm.register_forward_hook(lambda _, __, states: states * torch.inf)
-    with pytest.raises(NonFiniteError, match=f"NaN in {str(dtype)[6:]}"):
+    with pytest.raises(NonFiniteError, match=f"NaN or infinity in {str(dtype)[6:]}"):
         TransformersBackend(model)
 
 
