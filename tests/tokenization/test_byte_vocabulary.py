@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coolfusion.tokenization.byte_vocabulary import ByteVocabulary
+from coolfusion.tokenization.token_bytes import TokenBytes
 
 END, CONTROL = 0, 1
 
@@ -54,3 +55,16 @@ def test_ranges_are_those_of_a_plain_search(pieces: list[bytes], spelled: list[i
 @pytest.mark.parametrize("size", [3, 4])
 def test_ids_that_the_model_does_not_have_are_left_out(size: int) -> None:
     assert len(ByteVocabulary(Pieces([b"a", b"b", b"c"]), size)) == size - 2
+
+
+@given(pieces)
+def test_a_tokenizer_that_has_its_bytes_at_hand_is_listed_alike(pieces: list[bytes]) -> None:
+    """Ids that the model does not have are among them."""
+    asked = Pieces(pieces)
+    given = Pieces(pieces)
+    given.token_bytes = TokenBytes(dict(enumerate([*asked.pieces, b"a", None])))
+    size = len(asked.pieces)
+    one, other = ByteVocabulary(asked, size), ByteVocabulary(given, size)
+    assert one.ids.tolist() == other.ids.tolist()
+    assert one.bytes_written == other.bytes_written
+    assert one.follow(0, len(one), 0).ranges == other.follow(0, len(other), 0).ranges

@@ -15,7 +15,7 @@ import tokenizers
 
 from coolfusion.tokenization.settling.normalizing import spec_of
 from coolfusion.tokenization.settling.patterns import NotFollowed
-from coolfusion.tokenization.settling.stages import PreTokenizing, stages_of
+from coolfusion.tokenization.settling.stages import PreTokenizing, flat, stages_of
 
 
 @final
@@ -24,8 +24,12 @@ class CharacterClasses:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, ends: Sequence[str]) -> None:
         self._stages: list[PreTokenizing] | None = None  # then each character is a class
-        with suppress(NotFollowed):
-            self._stages = stages_of(spec_of(tokenizer.pre_tokenizer))
+        spec = spec_of(tokenizer.pre_tokenizer)
+        kinds = [part["type"] for part in flat(spec, "pretokenizers")]
+        # What comes after ByteLevel, as in Falcon, sees bytes in place of characters.
+        if "ByteLevel" not in kinds[:-1]:
+            with suppress(NotFollowed):
+                self._stages = stages_of(spec)
         self._normalizer = tokenizer.normalizer
         self._ends = [(end, self._normal(end)) for end in ends]
 
