@@ -12,6 +12,7 @@ from coolfusion.backends.huggingface.token_tree import CachedText
 
 SPARE_ROWS = 4  # texts that stay cached even if every batch has a single text
 IDLE = 64  # calls after which an unused row may be dropped
+ALIKE = 64  # new tokens from which on a common beginning is worth a pass of its own
 
 
 @dataclass(slots=True)
@@ -75,6 +76,36 @@ class Places:
             self._begin(place, prefix)
         return places
 
+    def alike(
+        self, places: Sequence[int], texts: Sequence[tuple[int, ...]]
+    ) -> list[tuple[list[int], tuple[int, ...]]]:
+        """Places whose new texts begin alike, and the ids that each such group has in common.
+
+        At least ``ALIKE`` of them are new to every place. The last token of a text is never among
+        them, since its logits are wanted.
+        """
+        groups: dict[tuple[int, ...], dict[int, tuple[int, ...]]] = {}
+        for place, ids in zip(places, texts, strict=True):
+            row = self._places[place].row
+            end = len(row.trunk) + ALIKE
+            # Only what lies in order can be copied, so a text with a tree is not one of them.
+            if len(ids) > end and row.num_slots == row.shared(ids):
+                groups.setdefault(ids[:end], {})[place] = ids[:-1]
+        found = []
+        for group in groups.values():
+            first, *others = group.values()
+            if others:
+                num_alike = min(CachedText(list(first)).shared(ids) for ids in others)
+                found.append((list(group), first[:num_alike]))
+        return found
+
+    def share(self, places: Sequence[int], ids: tuple[int, ...]) -> None:
+        """Begin all ``places`` with the ``ids`` that the first of them has just computed in order."""
+        first, *others = places
+        self._places[first].row.begin(ids)
+        for place in others:
+            self._copy(first, place, ids)
+
     def drop_idle(self) -> None:
         """Drop the last places if they are long unused, before all rows grow."""
         # Only from the end: a place is the index of its row in the buffers. This stops at the
@@ -120,8 +151,12 @@ class Places:
         # thus gets a prompt that an earlier one has computed.
         shared = [entry.row.num_in_place(prefix) for entry in self._places]
         best = max(range(len(shared)), key=lambda p: (shared[p], p == place))
+        self._copy(best, place, prefix[: shared[best]])
+
+    def _copy(self, source: int, target: int, ids: tuple[int, ...]) -> None:
+        """Begin a place with ``ids``, which the trunk of another one, or its own, begins with."""
         # Forgotten first: if the copy is interrupted, the row claims nothing.
-        self.forget(place)
-        if best != place and shared[best]:
-            self._cache.copy(best, place, shared[best], len(self._places))
-        self._places[place].row.begin(prefix[: shared[best]])
+        self.forget(target)
+        if source != target and ids:
+            self._cache.copy(source, target, len(ids), len(self._places))
+        self._places[target].row.begin(ids)

@@ -38,17 +38,24 @@ PREFILL = 1024  # most tokens of one text that one pass prefills
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """One row's share of a pass: its queries and the plan that answers them.
+class Spent:
+    """What passes before the last one cost: the tokens they computed, and their number."""
 
-    ``num_prefilled`` tokens were computed before, in ``num_prefills`` passes.
-    """
+    num_forwarded: int = 0
+    num_passes: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.num_forwarded + other.num_forwarded, self.num_passes + other.num_passes)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One row's share of a pass: its queries, the plan that answers them, what it spent before."""
 
     place: int
     queries: list[Query]
     plan: PassPlan
-    num_prefilled: int = 0
-    num_prefills: int = 0
+    spent: Spent = Spent()
 
 
 @final
@@ -81,7 +88,12 @@ class PackedPasses:
         """Answer each group from a row of its own, in one pass for all."""
         places = self._places.claim([group[0] for group in groups])
         try:
-            work = [self._plan(place, group) for place, group in zip(places, groups, strict=True)]
+            longest = [max((query.prefix for query in group), key=len) for group in groups]
+            spent = self._begin(places, longest)
+            work = [
+                self._plan(place, group, ids, spent[place])
+                for place, group, ids in zip(places, groups, longest, strict=True)
+            ]
             if len(work) == 1:
                 return self._forward(work, read)
             answers: dict[int, list[Answer]] = {}
@@ -97,34 +109,50 @@ class PackedPasses:
                 self._places.forget(place)
             raise
 
-    def _plan(self, place: int, queries: list[Query]) -> Work:
-        """Prefill a long new prefix, fold what the text has passed, and plan the pass of a row."""
+    def _begin(self, places: list[int], texts: list[tuple[int, ...]]) -> dict[int, Spent]:
+        """Compute what new texts have in common once, and each long one in pieces, all but its end.
+
+        Returns what every place has spent.
+        """
+        spent = dict.fromkeys(places, Spent())
+        for alike, ids in self._places.alike(places, texts):
+            spent[alike[0]] += self._prefill(alike[0], ids) + self._read(alike[0], ids)
+            self._places.share(alike, ids)
+        for place, ids in zip(places, texts, strict=True):
+            spent[place] += self._prefill(place, ids)
+        return spent
+
+    def _plan(self, place: int, queries: list[Query], text: tuple[int, ...], spent: Spent) -> Work:
+        """Fold what a text has passed, and plan the pass of its row.
+
+        ``queries`` are about one growing text. ``text``, their longest prefix, says how far it is.
+        """
+        self._fold(place, text)
+        return Work(place, queries, self._places.row(place).plan(queries), spent)
+
+    def _prefill(self, place: int, prefix: tuple[int, ...]) -> Spent:
+        """Compute a long new prefix in pieces, all but the last."""
         row = self._places.row(place)
-        # The queries are about one growing text; the longest prefix says how far it has come.
-        longest = max(queries, key=lambda query: len(query.prefix)).prefix
-        spent = self._prefill(place, longest)
-        move = row.fold(longest)
+        spent = Spent()
+        if len(prefix) <= PREFILL:
+            return spent
+        while len(prefix) - (cached := row.num_cached(prefix)) > PREFILL:
+            spent += self._read(place, prefix[: cached + PREFILL])
+            self._fold(place, prefix)
+        return spent
+
+    def _read(self, place: int, prefix: tuple[int, ...]) -> Spent:
+        """Compute a prefix for its keys and values."""
+        # A query without a continuation reads one row of logits, the least a pass can do.
+        query = Query(prefix)
+        work = Work(place, [query], self._places.row(place).plan([query]))
+        self._forward([work], read_scores)
+        return Spent(len(work.plan.nodes), 1)
+
+    def _fold(self, place: int, text: tuple[int, ...]) -> None:
+        move = self._places.row(place).fold(text)
         if move is not None:
             self._cache.move(place, move)
-        return Work(place, queries, row.plan(queries), *spent)
-
-    def _prefill(self, place: int, prefix: tuple[int, ...]) -> tuple[int, int]:
-        """Prefill a long new prefix in pieces, all but the last; the tokens and passes it cost."""
-        row = self._places.row(place)
-        num_forwarded = num_passes = 0
-        if len(prefix) <= PREFILL:
-            return num_forwarded, num_passes
-        while len(prefix) - (cached := row.num_cached(prefix)) > PREFILL:
-            # A query without a continuation reads one row of logits, the least a pass can do.
-            piece = Query(prefix[: cached + PREFILL])
-            work = Work(place, [piece], row.plan([piece]))
-            self._forward([work], read_scores)
-            num_forwarded += len(work.plan.nodes)
-            num_passes += 1
-            move = row.fold(prefix)
-            if move is not None:
-                self._cache.move(place, move)
-        return num_forwarded, num_passes
 
     def _forward(self, work: Sequence[Work], read: Read[Answer]) -> list[list[Answer]]:
         """Compute the nodes of all rows in one pass, and read the answer of every query.
@@ -258,6 +286,6 @@ def _dealt(answers: list[Answer], work: Sequence[Work]) -> list[list[Answer]]:
     for entry in work:
         some = answers[start : start + len(entry.queries)]
         start += len(some)
-        num_forwarded = entry.num_prefilled + len(entry.plan.nodes)
-        dealt.append([charged(some[0], num_forwarded, entry.num_prefills + 1), *some[1:]])
+        spent = entry.spent + Spent(len(entry.plan.nodes), 1)
+        dealt.append([charged(some[0], spent.num_forwarded, spent.num_passes), *some[1:]])
     return dealt
