@@ -28,8 +28,8 @@ MAX_TEXTS = 1024  # texts that are remembered
 
 Kind = tuple[int, Sampling, tuple[int, ...]]
 
-# What may ride on a call for these requests, none of which is known: requests that may follow.
-Riders: TypeAlias = Callable[[Sequence[ModelRequest]], Sequence[ModelRequest]]
+# What may ride on a call for these queries: requests that may follow.
+Riders: TypeAlias = Callable[[Sequence[Query]], Sequence[ModelRequest]]
 
 
 @final
@@ -75,7 +75,7 @@ class AnswerCache:
         if not open_:
             return [*known]
         queries = [_rest(requests[i], known[i]) for i in open_]
-        riders = self._riders([requests[i] for i in open_])
+        riders = self._riders(queries)
         answers = self._asked(queries, riders, all(requests[i].is_draft for i in open_))
         found: list[Scores | SourceError] = [*known]
         for i, query, scores in zip(open_, queries, answers[: len(open_)], strict=True):
@@ -90,9 +90,9 @@ class AnswerCache:
                 _charge(found, requests, query, scores)
         return found
 
-    def _riders(self, requests: Sequence[ModelRequest]) -> list[Query]:
-        """What rides on a call for ``requests``, as far as it is not known."""
-        riders = [] if self.riders is None else self.riders(requests)
+    def _riders(self, queries: Sequence[Query]) -> list[Query]:
+        """What rides on a call for ``queries``, as far as it is not known."""
+        riders = [] if self.riders is None else self.riders(queries)
         return [_rest(rider, self._known_scores(rider.query)) for rider in riders]
 
     def _asked(
@@ -115,8 +115,7 @@ class AnswerCache:
             return self._asked(queries, [], are_drafts)  # no rider may fail what it rides on
         if are_begun and all(isinstance(answer, Scores) for answer in answers):
             # The first call about a text reads all of it, and says nothing of the next ones.
-            num_positions = sum(len(query.continuation) + 1 for query in (*queries, *riders))
-            self.pace.observe(num_positions, time.perf_counter() - begun)
+            self.pace.observe(num_positions([*queries, *riders]), time.perf_counter() - begun)
         return answers
 
     def known(self, query: Query) -> Fact:
@@ -183,6 +182,12 @@ class AnswerCache:
 
 
 _NOTHING = Scores((), (), (), ())
+
+
+def num_positions(queries: Sequence[Query]) -> int:
+    """How many positions a call asks about: after each prefix, and after every token."""
+    places = {(query.sequence_id, query.prefix) for query in queries}
+    return len(places) + sum(len(query.continuation) for query in queries)
 
 
 def _charge(

@@ -131,6 +131,8 @@ class Authors:
         for author, word in memory.contested.items():
             held = committed.startswith(word) or word.startswith(committed)
             self.trust[author].rival.observe(held=held)
+            if held:
+                self.trust[author].whole.observe(held=len(committed) <= len(word))
         alike = common_bytes(committed, memory.quote)
         for end in range(CHUNK, min(len(committed), len(memory.quote)) + 1, CHUNK):
             self.trust[QUOTE].observe(0.0, held=end <= alike)

@@ -56,10 +56,12 @@ class Trust:
     """How often the token is committed that an author would write next.
 
     ``at`` says so by the probability that the author gives it, ``mean`` for tokens to come.
-    ``rival`` is for a word against which a source would offer another.
+    ``rival`` is for a word against which a source would offer another. ``whole`` is how often the
+    first token of such a word is all of its segment.
     """
 
     rival: Rate = field(default_factory=lambda: Rate(0.5))
+    whole: Rate = field(default_factory=lambda: Rate(0.7))
     _rates: list[Rate] = field(default_factory=lambda: [Rate(prior) for prior in _BELIEVED])
     _any: Rate = field(default_factory=lambda: Rate(_BELIEVED[1]))
 
@@ -79,7 +81,7 @@ class Trust:
 
     def forget(self) -> None:
         """Return towards what is believed at first, where nothing is learnt."""
-        for rate in (self.rival, self._any, *self._rates):
+        for rate in (self.rival, self.whole, self._any, *self._rates):
             rate.forget()
 
 
@@ -93,13 +95,14 @@ class Saying:
 
     ``ends`` are where its tokens end, in bytes. ``reach`` has for each the probability that the
     response says everything up to there. ``is_contested`` says that a source would say something
-    else in place of its first token.
+    else in place of its first token. ``whole`` is the probability that its last segment is complete.
     """
 
     text: str = ""
     ends: tuple[int, ...] = ()
     reach: tuple[float, ...] = ()
     is_contested: bool = False
+    whole: float = 1.0
 
     def reach_at(self, num_bytes: int) -> float:
         """The probability that the response says so many bytes of it, whole tokens of its own."""
@@ -125,7 +128,7 @@ def saying(words: Words, trust: Trust, others: Sequence[bytes]) -> Saying:
         ends.append(end)
         reach.append(running)
     is_contested = bool(ends) and any(same < min(ends[0], length) for same, length in alike)
-    return Saying(complete_text(data), tuple(ends), tuple(reach), is_contested)
+    return Saying(complete_text(data), tuple(ends), tuple(reach), is_contested, trust.whole.mean)
 
 
 def expected_tokens(rate: float, length: int) -> float:

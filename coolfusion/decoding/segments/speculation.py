@@ -22,9 +22,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
+from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
 from coolfusion.checks.arguments import checked_fields
-from coolfusion.decoding.answer_cache import AnswerCache
+from coolfusion.decoding.answer_cache import AnswerCache, num_positions
 from coolfusion.decoding.scheduler import ModelRequest, gather
 from coolfusion.decoding.segments.authors import Authors, Memory
 from coolfusion.decoding.segments.drafting import PartialDraft, draft
@@ -40,6 +41,9 @@ from coolfusion.types import Usage
 
 AHEAD = (1, 2, 4, 8, 16)  # tokens that an author may plan to write ahead
 MAX_AHEAD = 48  # tokens that he writes ahead at most
+# What is spent early must be expected to save this much more. Paces and rates are estimates, and
+# of many small chances one would else take those that were overrated.
+MARGIN = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,12 @@ class ReadAlong:
     request: ModelRequest
     num_known: int
     worth: tuple[float, ...]
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """The ids up to the first token that is not known."""
+        query = self.request.query
+        return query.prefix + query.continuation[: self.num_known]
 
     def first(self, num_tokens: int) -> ModelRequest:
         """The request for the known tokens and so many of the others."""
@@ -120,11 +130,12 @@ class Speculator:
             return {}
         return {view.name: replace(written.usage, num_drafted=0)}
 
-    def _riders(self, k: int, requests: Sequence[ModelRequest]) -> list[ModelRequest]:
-        """What source ``k`` should read along in a call for ``requests``."""
+    def _riders(self, k: int, queries: Sequence[Query]) -> list[ModelRequest]:
+        """What source ``k`` should read along in a call for ``queries``."""
         seconds = self._caches[k].pace.seconds
-        size = sum(len(request.query.continuation) + 1 for request in requests)
-        sequences = dict.fromkeys(request.query.sequence_id for request in requests)
+        size = num_positions(queries)
+        places = {(query.sequence_id, query.prefix) for query in queries}
+        sequences = dict.fromkeys(query.sequence_id for query in queries)
         once = seconds(1, len(sequences))
         riders = []
         for sequence in sequences:
@@ -134,15 +145,17 @@ class Speculator:
             sayings = self._authors.sayings(memory)
             for author in [author for author in sayings if author != k]:
                 read = self._reading(memory.views[k], sayings[author], sayings[k])
+                begun = size + ((sequence, read.begin) not in places)
                 num_tokens, best, saved = 0, 0.0, 0.0
                 for number, worth in enumerate(read.worth, 1):
                     saved += worth * once
-                    gain = saved - (seconds(size + number + 1) - seconds(size))
+                    gain = saved - MARGIN * (seconds(begun + number) - seconds(size))
                     if gain > best:
                         num_tokens, best = number, gain
                 if num_tokens:
                     riders.append(read.first(num_tokens))
-                    size += num_tokens + 1
+                    places.add((sequence, read.begin))
+                    size = begun + num_tokens
         return riders
 
     def _reading(self, view: SourceView, saying: Saying, own: Saying) -> ReadAlong:
@@ -178,16 +191,20 @@ def reading(
     starts = [start + sum(sizes[:i]) for i in range(len(ids) - num_known)]
     worth = [saying.reach_at(start) for start in starts]
     # The segment that is offered against one's own takes one pass to score, however many tokens
-    # it has. Of all other text that is said, every token takes one.
-    num_rival = sum(start < rival_bytes(boundary, saying.text, own.text) for start in starts)
-    worth[:num_rival] = [1 / max(1, num_rival)] * num_rival
+    # it has. That pass is saved only if all of the segment is known. Of all other text that is
+    # said, every token takes a pass.
+    segment = first_segment(boundary, saying.text)
+    if is_rival(segment, own.text):
+        num_rival = sum(start < len(segment.encode()) for start in starts)
+        saved = 1.0 if len(segment) < len(saying.text) else saying.whole
+        worth[:num_rival] = [saved / max(1, num_rival)] * num_rival
     return ReadAlong(request, num_known, tuple(worth))
 
 
-def rival_bytes(boundary: Boundary, text: str, own: str) -> int:
-    """How long the first segment of ``text`` is, if ``own`` is another one; 0 if it is the same."""
-    segment, other = first_segment(boundary, text).encode(), own.encode()
-    return len(segment) if common_bytes(segment, other) < min(len(segment), len(other)) else 0
+def is_rival(segment: str, own: str) -> bool:
+    """Whether a source that would say ``own`` says something else than ``segment``."""
+    one, other = segment.encode(), own.encode()
+    return common_bytes(one, other) < min(len(one), len(other))
 
 
 def first_segment(boundary: Boundary, text: str) -> str:
@@ -226,12 +243,13 @@ class Prospect:
         unread = {k: len(self._reading(k, author).worth) for k in waiting}
         return max(
             worth * expected_tokens(self.authors.trust[author].mean, ahead)
-            - ahead * self._seconds(author, 1)
-            - sum(
+            - MARGIN
+            * sum(
                 self._seconds(k, 1 + num + ahead * size / self._bytes_per_token(k))
                 - self._seconds(k, 1 + num)
                 for k, num in unread.items()
             )
+            - MARGIN * ahead * self._seconds(author, 1)
             for ahead in AHEAD
             if ahead <= room
         )
