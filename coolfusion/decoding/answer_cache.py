@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias, final
 
@@ -115,7 +115,8 @@ class AnswerCache:
             return self._asked(queries, [], are_drafts)  # no rider may fail what it rides on
         if are_begun and all(isinstance(answer, Scores) for answer in answers):
             # The first call about a text reads all of it, and says nothing of the next ones.
-            self.pace.observe(num_positions([*queries, *riders]), time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            self.pace.observe(len(positions([*queries, *riders])), seconds)
         return answers
 
     def known(self, query: Query) -> Fact:
@@ -184,10 +185,13 @@ class AnswerCache:
 _NOTHING = Scores((), (), (), ())
 
 
-def num_positions(queries: Sequence[Query]) -> int:
-    """How many positions a call asks about: after each prefix, and after every token."""
-    places = {(query.sequence_id, query.prefix) for query in queries}
-    return len(places) + sum(len(query.continuation) for query in queries)
+def positions(queries: Iterable[Query]) -> set[tuple[int | None, tuple[int, ...]]]:
+    """What a call asks about: the text before each position, with the sequence that it is of."""
+    return {
+        (query.sequence_id, (query.prefix + query.continuation)[:end])
+        for query in queries
+        for end in range(len(query.prefix), len(query.prefix) + len(query.continuation) + 1)
+    }
 
 
 def _charge(

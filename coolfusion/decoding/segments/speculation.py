@@ -25,7 +25,7 @@ from typing import final
 from coolfusion.backends.base import Query
 from coolfusion.backends.source import Source
 from coolfusion.checks.arguments import checked_fields
-from coolfusion.decoding.answer_cache import AnswerCache, num_positions
+from coolfusion.decoding.answer_cache import AnswerCache, positions
 from coolfusion.decoding.scheduler import ModelRequest, gather
 from coolfusion.decoding.segments.authors import Authors, Memory
 from coolfusion.decoding.segments.drafting import PartialDraft, draft
@@ -70,10 +70,11 @@ class ReadAlong:
     worth: tuple[float, ...]
 
     @property
-    def begin(self) -> tuple[int, ...]:
-        """The ids up to the first token that is not known."""
+    def places(self) -> list[tuple[int, ...]]:
+        """The ids before every token that is not known, and all ids."""
         query = self.request.query
-        return query.prefix + query.continuation[: self.num_known]
+        ids = query.prefix + query.continuation
+        return [ids[:end] for end in range(len(query.prefix) + self.num_known, len(ids) + 1)]
 
     def first(self, num_tokens: int) -> ModelRequest:
         """The request for the known tokens and so many of the others."""
@@ -133,8 +134,7 @@ class Speculator:
     def _riders(self, k: int, queries: Sequence[Query]) -> list[ModelRequest]:
         """What source ``k`` should read along in a call for ``queries``."""
         seconds = self._caches[k].pace.seconds
-        size = num_positions(queries)
-        places = {(query.sequence_id, query.prefix) for query in queries}
+        asked = positions(queries)
         sequences = dict.fromkeys(query.sequence_id for query in queries)
         once = seconds(1, len(sequences))
         riders = []
@@ -145,17 +145,20 @@ class Speculator:
             sayings = self._authors.sayings(memory)
             for author in [author for author in sayings if author != k]:
                 read = self._reading(memory.views[k], sayings[author], sayings[k])
-                begun = size + ((sequence, read.begin) not in places)
+                places = [(sequence, ids) for ids in read.places]
+                size = len(asked) + (places[0] not in asked)
                 num_tokens, best, saved = 0, 0.0, 0.0
                 for number, worth in enumerate(read.worth, 1):
+                    if places[number] in asked:  # it is read anyway
+                        continue
+                    size += 1
                     saved += worth * once
-                    gain = saved - MARGIN * (seconds(begun + number) - seconds(size))
+                    gain = saved - MARGIN * (seconds(size) - seconds(len(asked)))
                     if gain > best:
                         num_tokens, best = number, gain
                 if num_tokens:
                     riders.append(read.first(num_tokens))
-                    places.add((sequence, read.begin))
-                    size = begun + num_tokens
+                    asked.update(places[: num_tokens + 1])
         return riders
 
     def _reading(self, view: SourceView, saying: Saying, own: Saying) -> ReadAlong:
