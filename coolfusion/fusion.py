@@ -113,16 +113,18 @@ class FusionModel:
         *,
         model_options: dict[str, Any] | None = None,
         progress: LoadProgress | None = None,
+        when_opened: Callable[[Sequence[Any]], None] | None = None,
         **options: Unpack[FusionOptions],
     ) -> FusionModel:
-        """Load sources from folders or hub ids; with no models named, the built-in ones.
+        """Load sources from folders, GGUF files or hub ids; with no models named, the built-in ones.
 
         ``models`` may be a fusion file (``fusion.toml``, or the folder it is in), and so may
         ``config`` beside other models. Options that are given replace what the file says.
         docs/use/options.md says what each does. ``device`` and ``dtype`` hold for all sources or
         are given one each. ``speculation`` and ``drafter`` change no text. ``model_options`` are
         passed on to transformers. ``progress`` is called with (name, how many are loaded, of how
-        many). Raises ``UsageError`` for what cannot be done as asked.
+        many). ``when_opened`` is called once, before any weights are read, with sources that have a
+        ``name`` and a ``tokenizer``; what it raises ends the loading. Raises ``UsageError`` for what cannot be done as asked.
         """
         if isinstance(models, Sequence) and not models:
             raise UsageError(
@@ -139,28 +141,30 @@ class FusionModel:
             )
         devices = one_each(options.get("device"), len(paths), "device")
         dtypes = one_each(options.get("dtype"), len(paths), "dtype")
-        from coolfusion.backends.huggingface import load_source
+        from coolfusion.backends.huggingface import open_source
 
-        load = partial(
-            load_source,
-            trust_remote_code=options.get("trust_remote_code", False),
-            model_options=model_options,
-        )
+        open_one = partial(open_source, trust_remote_code=options.get("trust_remote_code", False))
         lossy_ok = options.get("lossy_ok", False)
-        places = list(zip(devices, dtypes, strict=True))
+        # All tokenizers come before any weights: what they refuse should not be waited for.
+        unloaded = [
+            open_one(path, label, lossy_ok=lossy_ok)
+            for path, label in zip(paths, plan.names, strict=True)
+        ]
+        guesser = None if drafter is None else open_one(drafter, "drafter", lossy_ok=True)
+        if when_opened is not None:
+            when_opened(unloaded)
         sources = []
-        for number, (path, label) in enumerate(zip(paths, plan.names, strict=True)):
+        for number, each in enumerate(unloaded):
             if progress is not None:
-                progress(label, number, len(paths))
-            where, kind = places[number]
-            sources.append(load(path, label, device=where, dtype=kind, lossy_ok=lossy_ok))
+                progress(each.name, number, len(paths))
+            where, kind = devices[number], dtypes[number]
+            sources.append(each.load(device=where, dtype=kind, model_options=model_options))
         if progress is not None:
             progress("", len(paths), len(paths))
         guessing = Speculation()
-        if drafter is not None:
-            where, kind = places[0]
+        if guesser is not None:
             guessing = Speculation(
-                load(drafter, "drafter", device=where, dtype=kind, lossy_ok=True)
+                guesser.load(device=devices[0], dtype=dtypes[0], model_options=model_options)
             )
         return cls(
             sources,

@@ -117,8 +117,11 @@ def _one(
     """Answer one prompt."""
     from coolfusion.decoding.segments.beam import BeamSearch
 
-    fusion = options.load_fusion(arguments)
-    prompt = prompt_of(arguments, fusion, text, own)
+    prompts: list[Prompt] = []  # one, made as soon as tokenizers tell who can be given a chat
+    fusion = options.load_fusion(
+        arguments, lambda sources: prompts.append(prompt_of(arguments, sources, text, own))
+    )
+    (prompt,) = prompts
     if arguments.n_best is not None:
         for ranked in BeamSearch(fusion.decoder, arguments.n_best).generate(prompt, request):
             put(as_json({**result_dict(ranked.generation), "cost": ranked.cost}))

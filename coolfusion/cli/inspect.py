@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from coolfusion.cli import files, options
@@ -67,10 +66,11 @@ def inspect(
         raise UsageError("The text is empty, so there is nothing to cut. Give some.")
     options.quiet_transformers()
     from coolfusion.backends.huggingface.loading import load_tokenizer, strategy_at
+    from coolfusion.backends.naming import label_of
     from coolfusion.backends.source import check_names
 
     paths: list[Any] = list(models or builtin_paths())
-    labels = names or [Path(str(path)).name for path in paths]
+    labels = names or [label_of(path) for path in paths]
     if len(labels) != len(paths):
         raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
     check_names(labels)

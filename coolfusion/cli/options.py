@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coolfusion.cli.command_parser import CommandParser
@@ -101,8 +102,13 @@ def said(arguments: argparse.Namespace) -> dict[str, Any]:
     return {each.name: _read(each, getattr(arguments, kept_as(each))) for each in kept}
 
 
-def load_fusion(arguments: argparse.Namespace) -> FusionModel:
-    """The fusion that the options describe; a terminal is shown how far loading has come."""
+def load_fusion(
+    arguments: argparse.Namespace, when_opened: Callable[[Sequence[Any]], None] | None = None
+) -> FusionModel:
+    """The fusion that the options describe; a terminal is shown how far loading has come.
+
+    ``when_opened`` is that of ``FusionModel.from_pretrained``: it sees the tokenizers first.
+    """
     from coolfusion.config.plan import check_strategy_options, plan_fusion
     from coolfusion.fusion import FusionModel
 
@@ -114,7 +120,9 @@ def load_fusion(arguments: argparse.Namespace) -> FusionModel:
     quiet_transformers()
     with ProgressBar("loading", "model") as bar:
         return FusionModel.from_pretrained(
-            **given, progress=lambda name, done, total: bar.show(done, total, name)
+            **given,
+            progress=lambda name, done, total: bar.show(done, total, name),
+            when_opened=when_opened,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from coolfusion.cli.files import check_encoded
 from coolfusion.cli.terminal import say
@@ -13,16 +13,18 @@ from coolfusion.errors import UsageError
 from coolfusion.tokenization.prompts import EVERYONE_ELSE, check_prompt_names
 
 if TYPE_CHECKING:
+    from coolfusion.backends.huggingface import UnloadedSource
     from coolfusion.backends.source import Source
-    from coolfusion.fusion import FusionModel
     from coolfusion.tokenization.prompts import Message, OwnPrompt, Prompt
+
+    Named: TypeAlias = Source | UnloadedSource  # what has a name and a tokenizer
 
 NOBODY: Mapping[str, OwnPrompt] = MappingProxyType({})
 
 
 def prompt_of(
     arguments: argparse.Namespace,
-    fusion: FusionModel,
+    sources: Sequence[Named],
     common: OwnPrompt | None,
     own: Mapping[str, OwnPrompt] = NOBODY,
 ) -> Prompt:
@@ -33,12 +35,12 @@ def prompt_of(
     and others have none, and ``PromptError`` for names that are not the sources'.
     """
     if not own and common is not None:
-        return _shared(arguments, fusion.sources, common)
+        return _shared(arguments, sources, common)
     given = own if common is None else {EVERYONE_ELSE: common, **own}
-    check_prompt_names(given, [source.name for source in fusion.sources])
-    named = [source for source in fusion.sources if source.name in own]
+    check_prompt_names(given, [source.name for source in sources])
+    named = [source for source in sources if source.name in own]
     prompts = {source.name: _own(arguments, source, own[source.name]) for source in named}
-    others = [source for source in fusion.sources if source.name not in own]
+    others = [source for source in sources if source.name not in own]
     if others:
         shared = _shared(arguments, others, given[EVERYONE_ELSE])
         prompts.update({source.name: shared for source in others})
@@ -55,12 +57,12 @@ def check_chat(arguments: argparse.Namespace) -> None:
         raise UsageError("--system needs a chat, and --raw says there is none. Use one of them.")
 
 
-def prompt_of_row(arguments: argparse.Namespace, fusion: FusionModel, given: Prompt) -> Prompt:
+def prompt_of_row(arguments: argparse.Namespace, sources: Sequence[Named], given: Prompt) -> Prompt:
     """The prompt of a row, whose own prompts stand beside the one for everyone else."""
     if not isinstance(given, Mapping):
-        return prompt_of(arguments, fusion, given)
+        return prompt_of(arguments, sources, given)
     own = {name: each for name, each in given.items() if name != EVERYONE_ELSE}
-    return prompt_of(arguments, fusion, given.get(EVERYONE_ELSE), own)
+    return prompt_of(arguments, sources, given.get(EVERYONE_ELSE), own)
 
 
 def own_prompts(arguments: argparse.Namespace) -> dict[str, OwnPrompt]:
@@ -77,7 +79,7 @@ def own_prompts(arguments: argparse.Namespace) -> dict[str, OwnPrompt]:
     return own
 
 
-def _own(arguments: argparse.Namespace, source: Source, prompt: OwnPrompt) -> OwnPrompt:
+def _own(arguments: argparse.Namespace, source: Named, prompt: OwnPrompt) -> OwnPrompt:
     """One source's own prompt, as a chat if it is a text and the source has a template."""
     has_template = getattr(source.tokenizer, "has_chat_template", True)
     if not isinstance(prompt, str) or arguments.raw or not has_template:
@@ -86,7 +88,7 @@ def _own(arguments: argparse.Namespace, source: Source, prompt: OwnPrompt) -> Ow
 
 
 def _shared(
-    arguments: argparse.Namespace, sources: Sequence[Source], prompt: OwnPrompt
+    arguments: argparse.Namespace, sources: Sequence[Named], prompt: OwnPrompt
 ) -> OwnPrompt:
     """A prompt that several sources are given."""
     if not isinstance(prompt, str) or arguments.raw:

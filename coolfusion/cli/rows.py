@@ -193,7 +193,7 @@ def answers(
     for row in todo:
         own = request_with(row.options, request)
         try:
-            prompt = prompt_of_row(arguments, fusion, row.prompt)
+            prompt = prompt_of_row(arguments, fusion.sources, row.prompt)
             decoder.start(prompt, own)
             good.append((row, prompt, own))
         except PromptError as error:

@@ -60,7 +60,9 @@ def find_functions_here() -> None:
 def row_prompts(arguments: argparse.Namespace, fusion: FusionModel) -> PromptOf:
     """Rows as prompts: messages as they are, texts as ``generate`` would take them."""
     if not any(getattr(s.tokenizer, "has_chat_template", True) for s in fusion.sources):
-        prompt_of(arguments, fusion, "")  # says once, or refuses, what would be said of each row
+        prompt_of(
+            arguments, fusion.sources, ""
+        )  # says once, or refuses, what would be said of each row
         arguments.raw = True
 
-    return lambda row: prompt_of_row(arguments, fusion, row.prompt)
+    return lambda row: prompt_of_row(arguments, fusion.sources, row.prompt)

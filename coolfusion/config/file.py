@@ -24,6 +24,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from coolfusion.backends.naming import is_local, label_of
 from coolfusion.checks.arguments import checked
 from coolfusion.config.kinds import MIXTURE, SEGMENTS
 from coolfusion.config.options import BY_NAME, OPTIONS, FusionConfig
@@ -83,14 +84,13 @@ def config_from(data: Mapping[str, Any]) -> FusionConfig:
 def write_fusion_file(path: str | os.PathLike[str], config: FusionConfig) -> None:
     """Write ``config`` so that ``read_fusion_file`` gives it back; a file there is replaced whole.
 
-    Models that are folders are written as absolute paths, so that the file may be moved. Raises
+    Models that are folders or GGUF files are written as absolute paths, so that the file may be moved. Raises
     ``UsageError`` for a value that the file cannot hold.
     """
     said = config.said()
     if "models" in said:
         said["models"] = [
-            str(Path(model).absolute()) if Path(model).is_dir() else model
-            for model in said["models"]
+            str(Path(model).absolute()) if is_local(model) else model for model in said["models"]
         ]
     weights = said.pop("weights", {})
     lines = [f"{key} = {_toml(value)}" for key, value in said.items()]
@@ -195,14 +195,14 @@ def _check_together(config: FusionConfig) -> None:
         raise UsageError(
             f"names has {len(config.names)} entries for {len(config.models)} models. Give one each."
         )
-    labels = config.names or tuple(Path(model).name for model in config.models)
+    labels = config.names or tuple(map(label_of, config.models))
     if labels:
         check_named_sources(labels, config.weights, config.lead)
 
 
 def _located(model: str, folder: Path) -> str:
     here = folder / model
-    return str(here) if os.path.isdir(here) else model
+    return str(here) if is_local(here) else model
 
 
 def _key(name: str) -> str:

@@ -67,8 +67,8 @@ def _limit(name: str) -> Callable[[Any], object]:
 # fmt: off
 # A table: one option in three lines, of what it is, what it says and what follows.
 OPTIONS: Final[tuple[Option, ...]] = (
-    Option("models", MODELS, TEXTS, "a list of folders or hub ids", unset="the built-in sources",
-           help="folder or hub id of a source, or one fusion file",
+    Option("models", MODELS, TEXTS, "a list of folders, GGUF files or hub ids", unset="the built-in sources",
+           help="folder, GGUF file or hub id (org/name, org/name:file.gguf) of a source, or one fusion file",
            spellings=("-m", "--model"), metavar="MODEL", repeats=True, matters=True),
     Option("config", MODELS, TEXT, "a path", unset="none",
            help="a fusion file; options that are given replace what it says",
@@ -128,7 +128,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("speculation", SPEED, FLAG, "true or false", default=True,
            help="sources guess ahead for one another, which is faster and changes no response",
            spellings=("--no-speculation",), changes_answers=False, not_in_file=_COST),
-    Option("drafter", SPEED, TEXT, "a folder or hub id", unset="none",
+    Option("drafter", SPEED, TEXT, "a folder, GGUF file or hub id", unset="none",
            help="a small model that guesses ahead and takes no other part",
            segments_only="a mixture has no use for guesses", metavar="MODEL", changes_answers=False, not_in_file=_COST),
     Option("strategy", STRATEGY, TEXT, "segments or mixture", unset=SEGMENTS,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coolfusion.backends.naming import label_of
 from coolfusion.backends.source import check_names
 from coolfusion.builtin import builtin_paths
 from coolfusion.config.kinds import MIXTURE, SEGMENTS, strategy_named
@@ -52,7 +53,7 @@ def plan_recipe(
     wrong.
     """
     paths, names = list(models or builtin_paths()), said.get("names")
-    labels = list(names) if names is not None else [Path(str(path)).name for path in paths]
+    labels = list(names) if names is not None else [label_of(path) for path in paths]
     if len(labels) != len(paths):
         raise UsageError(f"{len(paths)} models were given {len(labels)} names. Give one each.")
     check_names(labels)

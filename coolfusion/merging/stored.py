@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
+from coolfusion.backends.naming import is_gguf
 from coolfusion.documents import check_own_file, parsed_json, read_file
 from coolfusion.errors import LoadError
 from coolfusion.merging.architecture import architecture_of, loaded_as, usual_tie
@@ -68,6 +69,11 @@ def open_stored(path: str | Path) -> StoredCheckpoint:
 def folder_of(path: str | Path) -> Path:
     """The local folder of a path or hub id. Raises ``LoadError`` if there is none."""
     folder = Path(path)
+    if is_gguf(path):
+        raise LoadError(
+            f'"{path}" is a GGUF file, whose quantised weights cannot be merged. Use the checkpoint that it '
+            "was made from."
+        )
     if os.path.isdir(folder):
         return folder
     if os.path.lexists(folder):

@@ -46,17 +46,28 @@ def loaded() -> dict[Any, Any]:
 def load_once(
     models: dict[str, Path], loaded: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = huggingface.load_source
+    open_one = huggingface.open_source
+
+    class Remembered:
+        """A source that is opened and loaded once in all tests."""
+
+        def __init__(self, path: Path, name: str, **options: Any) -> None:
+            self.key = (str(path), name, repr(options))
+            if self.key not in loaded:
+                loaded[self.key] = open_one(path, name, **options)
+            self.name, self.tokenizer = name, loaded[self.key].tokenizer
+
+        def load(self, **options: Any) -> Any:
+            key = (*self.key, repr(options))
+            if key not in loaded:
+                loaded[key] = loaded[self.key].load(**options)
+            return loaded[key]
 
     def remembered(path: Any, name: str, **options: Any) -> Any:
-        if Path(path) not in models.values():
-            return load(path, name, **options)
-        key = (str(path), name, repr(options))
-        if key not in loaded:
-            loaded[key] = load(path, name, **options)
-        return loaded[key]
+        kind = Remembered if Path(path) in models.values() else open_one
+        return kind(path, name, **options)
 
-    monkeypatch.setattr(huggingface, "load_source", remembered)
+    monkeypatch.setattr(huggingface, "open_source", remembered)
     monkeypatch.setattr("coolfusion.fusion.builtin_paths", lambda: tuple(models.values()))
 
 

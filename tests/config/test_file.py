@@ -48,11 +48,18 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths that were loaded; toy sources stand for the models."""
     paths: list[str] = []
 
-    def load(path: Any, name: str, **_: Any) -> Source:
-        paths.append(str(path))
-        return toy_source(name, ["Tom has 3 apples."])
+    class Opened:
+        """A toy source in two stages."""
 
-    monkeypatch.setattr(huggingface, "load_source", load)
+        def __init__(self, path: Any, name: str, **_: Any) -> None:
+            self.path, self.source = str(path), toy_source(name, ["Tom has 3 apples."])
+            self.name, self.tokenizer = name, self.source.tokenizer
+
+        def load(self, **_: Any) -> Source:
+            paths.append(self.path)
+            return self.source
+
+    monkeypatch.setattr(huggingface, "open_source", Opened)
     return paths
 
 

@@ -8,11 +8,13 @@ from coolfusion.backends.huggingface.encoder_decoder.seq2seq import EncoderDecod
 from coolfusion.backends.huggingface.encoder_decoder.seq2seq_tokenizer import (
     EncoderDecoderTokenizer,
 )
-from coolfusion.backends.huggingface.loading import load_source
+from coolfusion.backends.huggingface.loading import UnloadedSource, load_source, open_source
 
 __all__ = [
     "EncoderDecoderBackend",
     "EncoderDecoderTokenizer",
     "TransformersBackend",
+    "UnloadedSource",
     "load_source",
+    "open_source",
 ]

@@ -1,14 +1,21 @@
-"""Loading a model and its tokenizer from a folder or a hub, as a source."""
+"""Loading a model and its tokenizer from a folder, a GGUF file or a hub, as a source.
+
+That takes two stages: every tokenizer is read and checked before any weights are.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers.utils import is_gguf_available
 
 from coolfusion.backends.garbage import collection_paused
 from coolfusion.backends.huggingface.causal import TransformersBackend
@@ -20,11 +27,50 @@ from coolfusion.backends.huggingface.encoder_decoder.seq2seq_tokenizer import (
 from coolfusion.backends.huggingface.probing import num_ids
 from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.backends.huggingface.templates.rendering import template_of
+from coolfusion.backends.naming import Place, place_of
 from coolfusion.backends.source import Source
 from coolfusion.checks.arguments import checked
-from coolfusion.documents import check_quick_to_read
 from coolfusion.errors import CoolfusionError, LoadError, SourceError
 from coolfusion.tokenization.huggingface import HuggingFaceTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadedSource:
+    """A source whose tokenizer is read, and whose weights are not yet."""
+
+    path: str | Path
+    name: str
+    tokenizer: HuggingFaceTokenizer
+    trust_remote_code: bool = False
+
+    def load(
+        self,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        model_options: dict[str, Any] | None = None,
+    ) -> Source:
+        """The source, with the weights; the keywords are those of ``load_source``.
+
+        Raises ``LoadError`` with the reason.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        with _named(self.path, self.name):
+            model = _load_model(
+                self.path, device, dtype, self.trust_remote_code, model_options or {}
+            )
+            make = _encoder_decoder if model.config.is_encoder_decoder else _causal
+            return make(self.path, self.name, self.tokenizer, model)
+
+
+@checked
+def open_source(
+    path: str | Path, name: str, *, trust_remote_code: bool = False, lossy_ok: bool = False
+) -> UnloadedSource:
+    """A source without its weights, which ``UnloadedSource.load`` reads. Raises ``LoadError``."""
+    with _named(path, name):
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code, lossy_ok=lossy_ok)
+    return UnloadedSource(path, name, tokenizer, trust_remote_code)
 
 
 @checked
@@ -41,7 +87,8 @@ def load_source(
 ) -> Source:
     """A source from the tokenizer and the model that ``transformers`` loads from ``path``.
 
-    The model class is ``AutoModelForSeq2SeqLM`` if the configuration says ``is_encoder_decoder``,
+    ``path`` is a folder, a GGUF file, or either on the hub (``coolfusion.backends.naming``). The
+    weights of a GGUF file are dequantised. The model class is ``AutoModelForSeq2SeqLM`` if the configuration says ``is_encoder_decoder``,
     and ``AutoModelForCausalLM`` otherwise.
 
     ``device`` defaults to the first accelerator, or the CPU without one. ``dtype`` defaults to
@@ -49,13 +96,15 @@ def load_source(
     ``from_pretrained`` unchanged (a quantization_config, a device_map). Raises ``LoadError`` with
     the reason.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    unloaded = open_source(path, name, trust_remote_code=trust_remote_code, lossy_ok=lossy_ok)
+    return unloaded.load(device=device, dtype=dtype, model_options=model_options)
+
+
+@contextmanager
+def _named(path: str | Path, name: str) -> Iterator[None]:
+    """Errors of loading say which source they are of."""
     try:
-        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code, lossy_ok=lossy_ok)
-        model = _load_model(path, device, dtype, trust_remote_code, model_options or {})
-        if model.config.is_encoder_decoder:
-            return _encoder_decoder(path, name, tokenizer, model)
-        return _causal(path, name, tokenizer, model)
+        yield
     except LoadError as error:
         if str(path) in str(error):
             raise
@@ -119,13 +168,13 @@ def load_tokenizer(
     path: str | Path, *, trust_remote_code: bool = False, lossy_ok: bool = False
 ) -> HuggingFaceTokenizer:
     """The tokenizer alone, as ``coolfusion inspect`` needs it. Raises ``LoadError``."""
-    _check_folder(path)
+    place = _readable(path)
     try:
         loaded = transformers.AutoTokenizer.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code
+            place.root, trust_remote_code=trust_remote_code, **place.options
         )
     except Exception as error:
-        raise LoadError(_explain(path, "tokenizer", error)) from error
+        raise LoadError(_explain(path, "tokenizer", error, place)) from error
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise LoadError(
@@ -162,8 +211,9 @@ def start_ids_of(path: str | Path, model: Any, size: int) -> tuple[int, ...]:
 def strategy_at(path: str | Path, *, trust_remote_code: bool = False) -> str | None:
     """How the model of a folder or hub id is run, from its configuration; None: unknown."""
     try:
+        place = _readable(path)
         config = transformers.AutoConfig.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code
+            place.root, trust_remote_code=trust_remote_code, **place.options
         )
     except Exception:
         return None
@@ -186,9 +236,13 @@ def _load_model(
         dtype = "float32" if device == "cpu" else "auto"
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise LoadError(f'There is no dtype "{dtype}". Use auto, float32, bfloat16 or float16.')
+    place = _readable(path)
+    if place.gguf_file is not None:
+        # Packed weights need kernels that few machines have; who has them says so in the options.
+        options = {"quantization_config": transformers.GgufConfig(dequantize=True), **options}
     try:
         config = transformers.AutoConfig.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code
+            place.root, trust_remote_code=trust_remote_code, **place.options
         )
         kind = (
             transformers.AutoModelForSeq2SeqLM
@@ -196,21 +250,25 @@ def _load_model(
             else transformers.AutoModelForCausalLM
         )
         model, info = kind.from_pretrained(
-            str(path),
+            place.root,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            **place.options,
             **options,
         )
     except Exception as error:
-        raise LoadError(_explain(path, "model", error)) from error
+        raise LoadError(_explain(path, "model", error, place)) from error
     if info["missing_keys"]:
         raise LoadError(
             f'The checkpoint at "{path}" lacks {len(info["missing_keys"])} tensors, '
             f"{sorted(info['missing_keys'])[0]} among them; they would be random. Check that it is complete."
         )
-    if "device_map" not in options and "quantization_config" not in options:
+    is_plain = getattr(
+        options.get("quantization_config"), "dequantize", "quantization_config" not in options
+    )
+    if "device_map" not in options and is_plain:
         try:
             model = model.to(device)
         except (RuntimeError, AssertionError) as error:
@@ -220,27 +278,21 @@ def _load_model(
     return model.eval()
 
 
-def _check_folder(path: str | Path) -> None:
-    folder = Path(path)
-    looks_local = (
-        folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1
-    )
-    if looks_local and not folder.exists():
+def _readable(path: str | Path) -> Place:
+    """Where the model is. Raises ``LoadError`` where nothing can read it."""
+    place = place_of(path)
+    if place.gguf_file is not None and not is_gguf_available():
         raise LoadError(
-            f'There is no folder "{path}". Give a folder with a model in it, or a hub id like "org/name".'
+            f'"{path}" is a GGUF file, which transformers reads with the package gguf only. Install it with '
+            "pip install 'coolfusion[gguf]'."
         )
-    if folder.exists() and not folder.is_dir():
-        raise LoadError(f'"{path}" is a file. Give the folder that holds the model.')
-    if (
-        folder.is_dir()
-        and not (folder / "config.json").exists()
-        and not any(folder.glob("tokenizer*"))
-    ):
-        raise LoadError(f'The folder "{path}" holds no model: there is no config.json in it.')
-    if folder.is_dir():
-        check_quick_to_read(folder)
+    return place
 
 
-def _explain(path: str | Path, what: str, error: Exception) -> str:
+def _explain(path: str | Path, what: str, error: Exception, place: Place) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f'Cannot load the {what} of "{path}": {reason} Check that the folder or hub id is right and complete.'
+    if place.gguf_file is not None:
+        advice = "The file may be cut short, or of an architecture that transformers does not read from GGUF. Fetch it again, or use the model's transformers folder."
+    else:
+        advice = "Check that the folder or hub id is right and complete."
+    return f'Cannot load the {what} of "{path}": {reason} {advice}'
