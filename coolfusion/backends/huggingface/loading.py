@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.utils import is_gguf_available
+from transformers.utils import is_accelerate_available, is_gguf_available
 
 from coolfusion.backends.garbage import collection_paused
 from coolfusion.backends.huggingface.causal import TransformersBackend
@@ -281,10 +281,10 @@ def _load_model(
 def _readable(path: str | Path) -> Place:
     """Where the model is. Raises ``LoadError`` where nothing can read it."""
     place = place_of(path)
-    if place.gguf_file is not None and not is_gguf_available():
+    if place.gguf_file is not None and not (is_gguf_available() and is_accelerate_available()):
         raise LoadError(
-            f'"{path}" is a GGUF file, which transformers reads with the package gguf only. Install it with '
-            "pip install 'coolfusion[gguf]'."
+            f'"{path}" is a GGUF file, which transformers reads with the packages gguf and accelerate only. '
+            "Install them with pip install 'coolfusion[gguf]'."
         )
     return place
 
