@@ -12,8 +12,9 @@ from typing import Any, final
 import torch
 from torch.nn import functional
 
-# Measured with MKL in float32, on weights that lie in no cache. Half precision has routines of
-# its own, which gain nothing, and neither do weights with more inputs than outputs.
+# Measured with MKL in float32, on weights that lie in no cache (benchmarks/few_positions.py). Half
+# precision has routines of its own, which gain nothing. Weights with more inputs than outputs
+# gain nothing either.
 LARGE = 1 << 18  # numbers in a weight from which on the way of a product matters
 HEAD = 1 << 24  # numbers in the weight of a large vocabulary
 NARROW = 1024  # inputs up to which one position is quicker as two
@@ -34,10 +35,17 @@ def product(
     inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """``inputs`` (..., size) times the transposed ``weight`` (outputs, size), plus ``bias``."""
+    if gains(weight, inputs.numel() // weight.shape[1]):
+        return from_the_left(inputs, weight, bias)
+    return functional.linear(inputs, weight, bias)
+
+
+def from_the_left(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The same product with the weight on the left, for at least one position."""
     size = weight.shape[1]
     num_positions = inputs.numel() // size
-    if not gains(weight, num_positions):
-        return functional.linear(inputs, weight, bias)
     lines = inputs.reshape(num_positions, size)
     # Subtle: a product with one column takes the routine for vectors, which reads the weight more
     # slowly than that for matrices. So a single position is computed twice.
