@@ -21,8 +21,10 @@ from coolfusion.testing.toys import toy_source
 WORDS = ("river", "stone", "over", "a", "light", "running", "of", "never", "moss", "it")
 PROMPTS = ("the old mill by", "we went along with", "what they had seen was")
 LENGTH = 48  # tokens of each response
-# What a response may cost more before anything is learnt: so many passes of every source.
-START = 4
+# What responses may cost more before anything is learnt: so many calls to every source. Later, a
+# size of call that once did not pay is tried again now and then.
+START = 8
+RETRIES = 0.05
 
 Curve: TypeAlias = Callable[[int], float]
 CURVES: dict[str, Curve] = {
@@ -141,18 +143,23 @@ def slowed(curve: str, by: float) -> Curve:
     return lambda n: by * CURVES[curve](n)
 
 
-@pytest.mark.parametrize("honest", [True, False])
-@pytest.mark.parametrize("slowness", [(1.0, 1.0), (1.0, 5.0), (5.0, 1.0), (1.0, 1.0, 1.0)])
+SLOWNESS = ((1.0, 1.0), (1.0, 5.0), (5.0, 1.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("slowness", SLOWNESS)
 @pytest.mark.parametrize("curve", sorted(CURVES))
-@pytest.mark.parametrize("agreement", [0.0, 0.5, 0.8, 1.0])
-def test_it_never_loses(
-    agreement: float, curve: str, slowness: Sequence[float], honest: bool
-) -> None:
-    with_it, texts = seconds(Speculation(), agreement, curve, slowness, honest)
-    without, same = seconds(None, agreement, curve, slowness, honest)
-    assert texts == same
+def test_it_never_loses(curve: str, slowness: Sequence[float]) -> None:
     start = START * sum(slowed(curve, by)(1) for by in slowness)
-    print(
-        f"{agreement} {curve} {slowness} {honest}: {with_it / without:.3f} start {start / without:.3f}"
-    )
-    assert with_it <= without + start
+    for agreement, honest in ((0.0, False), (0.5, True), (1.0, True)):
+        with_it, texts = seconds(Speculation(), agreement, curve, slowness, honest=honest)
+        without, same = seconds(None, agreement, curve, slowness, honest=honest)
+        assert texts == same
+        assert with_it <= (1 + RETRIES) * without + start
+
+
+def test_it_gains_where_a_pass_costs_the_same_whatever_it_reads() -> None:
+    """Sources that agree on half of all words are a fifth cheaper, and those that agree a quarter."""
+    for agreement, most in ((0.5, 0.8), (1.0, 0.75)):
+        with_it, _ = seconds(Speculation(), agreement, "all pass", (1.0, 1.0), honest=True)
+        without, _ = seconds(None, agreement, "all pass", (1.0, 1.0), honest=True)
+        assert with_it <= most * without
