@@ -286,6 +286,8 @@ class Prospect:
     def _bytes_per_token(self, k: int) -> float:
         """How much text a token of somebody stands for, in the prompt and the response."""
         view, state = self.memory.views[k], self.memory.state
-        said = prompt_text(prompt_for(state.prompt, view.name))
+        # An outside drafter has no prompt of its own.
+        named = view if k in state.active else self.memory.views[state.active[0]]
+        said = prompt_text(prompt_for(state.prompt, named.name))
         num_bytes = len(said.encode()) + len(state.text.encode())
         return max(1, num_bytes) / max(1, len(view.prompt_ids) + len(view.encoded.ids))
