@@ -33,7 +33,7 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelPlace:
     """Where a model is: a folder or hub id, and the GGUF file in it that holds it, if one does."""
 
     root: str
@@ -45,7 +45,7 @@ class Place:
         return {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
 
 
-def place_of(name: str | Path) -> Place:
+def place_of(name: str | Path) -> ModelPlace:
     """Where the model of this name is. Raises ``LoadError`` for a name that leads to none."""
     text, path = str(name), Path(name)
     try:
@@ -69,7 +69,7 @@ def place_of(name: str | Path) -> Place:
         raise LoadError(
             f'There is no folder "{text}". Give a folder with a model in it, or a hub id like "org/name".'
         )
-    return Place(text)
+    return ModelPlace(text)
 
 
 def is_local(name: str | Path) -> bool:
@@ -95,7 +95,7 @@ def label_of(name: str | Path) -> str:
     return last[: -len(SUFFIX)] if last.lower().endswith(SUFFIX) else last
 
 
-def _in_folder(text: str, folder: Path) -> Place:
+def _in_folder(text: str, folder: Path) -> ModelPlace:
     has_config = (folder / "config.json").exists()
     if folder.name.startswith("models--") and not has_config and (folder / "snapshots").is_dir():
         return _in_folder(text, _snapshot(folder))
@@ -112,7 +112,7 @@ def _in_folder(text: str, folder: Path) -> Place:
     if not has_config and not any(folder.glob("tokenizer*")):
         raise LoadError(f'The folder "{text}" holds no model: there is no config.json in it.')
     check_quick_to_read(folder)
-    return Place(str(folder))
+    return ModelPlace(str(folder))
 
 
 def _snapshot(cache: Path) -> Path:
@@ -132,7 +132,7 @@ def _snapshot(cache: Path) -> Path:
     return (named or found)[0]
 
 
-def _in_file(text: str, file: Path) -> Place:
+def _in_file(text: str, file: Path) -> ModelPlace:
     try:
         check_regular(file)
         with open(file, "rb") as opened:
@@ -147,7 +147,7 @@ def _in_file(text: str, file: Path) -> Place:
             "Fetch it again; a small one may be the page of an error or a link of git-lfs."
         )
     _check_whole_model(text, header)
-    return Place(str(file.parent), file.name)
+    return ModelPlace(str(file.parent), file.name)
 
 
 def _check_whole_model(text: str, header: bytes) -> None:
@@ -176,11 +176,11 @@ def _check_not_split(text: str) -> None:
         )
 
 
-def _on_hub(repo: str, file: str) -> Place:
+def _on_hub(repo: str, file: str) -> ModelPlace:
     if not file.lower().endswith(SUFFIX):
         raise LoadError(
             f'"{repo}:{file}" names no file. After the colon comes the name of a GGUF file as the model\'s page '
             f'on the hub has it, such as "{repo}:model-{file}.gguf".'
         )
     _check_not_split(file)
-    return Place(repo, file)
+    return ModelPlace(repo, file)

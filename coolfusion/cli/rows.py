@@ -14,7 +14,7 @@ asks what its line answers. Otherwise it is refused, and the file stays as it is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, final
@@ -30,6 +30,7 @@ from coolfusion.errors import BatchError, CoolfusionError, PromptError, SourceEr
 from coolfusion.jsonlog import JsonLog, check_same_settings
 
 if TYPE_CHECKING:
+    from coolfusion.cli.prompts import Named
     from coolfusion.decoding.request import Request
     from coolfusion.evaluation.rows import InputRow
     from coolfusion.fusion import FusionModel
@@ -161,11 +162,14 @@ def _answer(
     todo = [row for row in rows if row.id not in output.errors]
     num_failed = sum(output.errors.get(row.id, False) for row in rows)
     if todo:
-        fusion = options.load_fusion(arguments)
+        prompts: dict[object, Prompt | PromptError] = {}
+        fusion = options.load_fusion(
+            arguments, lambda sources: prompts.update(_prompts(arguments, sources, todo))
+        )
         num_done = len(rows) - len(todo)
         with ProgressBar("rows", "row") as bar:
             bar.show(num_done, len(rows))
-            for number, record in enumerate(answers(arguments, fusion, todo, request), 1):
+            for number, record in enumerate(answers(arguments, fusion, todo, prompts, request), 1):
                 bar.hide()  # rows may go to the same terminal
                 output.add({**record, "settings": settings})
                 num_failed += "error" in record
@@ -179,10 +183,24 @@ def _answer(
     return 1 if num_failed else 0
 
 
+def _prompts(
+    arguments: argparse.Namespace, sources: Sequence[Named], todo: Sequence[InputRow]
+) -> dict[object, Prompt | PromptError]:
+    """Each row's prompt by its id, or why it has none; no weights are needed for that."""
+    prompts: dict[object, Prompt | PromptError] = {}
+    for row in todo:
+        try:
+            prompts[row.id] = prompt_of_row(arguments, sources, row.prompt)
+        except PromptError as error:
+            prompts[row.id] = error
+    return prompts
+
+
 def answers(
     arguments: argparse.Namespace,
     fusion: FusionModel,
     todo: Sequence[InputRow],
+    prompts: Mapping[object, Prompt | PromptError],
     request: Request,
 ) -> Iterator[dict[str, Any]]:
     """A record for each row, in the order in which they finish; a bad row's holds its error."""
@@ -193,7 +211,9 @@ def answers(
     for row in todo:
         own = request_with(row.options, request)
         try:
-            prompt = prompt_of_row(arguments, fusion.sources, row.prompt)
+            prompt = prompts[row.id]
+            if isinstance(prompt, PromptError):
+                raise prompt
             decoder.start(prompt, own)
             good.append((row, prompt, own))
         except PromptError as error:

@@ -243,7 +243,8 @@ class HuggingFaceTokenizer:
         if self._chat is None:
             raise PromptError(
                 "Chat messages were given, but this tokenizer has no chat template to write them "
-                "with. Give a raw prompt (on the command line: --raw) or use an instruction-tuned model."
+                "with. Give a raw prompt (on the command line: --raw), give this source a text of its own "
+                "(a mapping from sources to prompts), or use an instruction-tuned model."
             )
         return self._chat.encode(messages, self.end_ids)
 

@@ -10,7 +10,7 @@ import pytest
 from coolfusion import FusionModel
 from coolfusion.backends import huggingface
 from coolfusion.backends.huggingface import loading
-from coolfusion.backends.naming import Place, is_gguf, label_of, place_of
+from coolfusion.backends.naming import ModelPlace, is_gguf, label_of, place_of
 from coolfusion.builtin import builtin_paths
 from coolfusion.config.file import FusionConfig, read_fusion_file, write_fusion_file
 from coolfusion.errors import LoadError, UsageError
@@ -36,18 +36,18 @@ def snapshot(cache: Path, name: str) -> Path:
 
 
 def test_a_file_and_a_folder_with_one_are_the_same_place(file: Path) -> None:
-    expected = Place(str(file.parent), file.name)
+    expected = ModelPlace(str(file.parent), file.name)
     assert place_of(file) == place_of(str(file)) == place_of(file.parent) == expected
     assert expected.options == {"gguf_file": file.name}
     # A folder that transformers reads is read as before, whatever else stands in it.
     (file.parent / "config.json").write_text("{}")
-    assert place_of(file.parent) == Place(str(file.parent))
+    assert place_of(file.parent) == ModelPlace(str(file.parent))
     assert place_of(file) == expected
 
 
 def test_names_of_the_hub() -> None:
-    assert place_of("org/name") == Place("org/name")
-    assert place_of("org/name:a-Q8_0.gguf") == Place("org/name", "a-Q8_0.gguf")
+    assert place_of("org/name") == ModelPlace("org/name")
+    assert place_of("org/name:a-Q8_0.gguf") == ModelPlace("org/name", "a-Q8_0.gguf")
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
 def test_the_folder_of_a_model_in_the_cache_is_what_main_refers_to(tmp_path: Path) -> None:
     cache = tmp_path / "models--org--tiny-model"
     one = snapshot(cache, "1111")
-    assert place_of(cache) == place_of(one) == Place(str(one))  # the only one
+    assert place_of(cache) == place_of(one) == ModelPlace(str(one))  # the only one
     two = snapshot(cache, "2222")
     with pytest.raises(LoadError, match=r"\(1111, 2222\)"):
         place_of(cache)
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("2222")
-    assert place_of(cache) == Place(str(two))
+    assert place_of(cache) == ModelPlace(str(two))
     assert label_of(cache) == label_of(two) == "tiny-model"
 
 

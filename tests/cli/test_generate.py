@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from coolfusion import FusionModel, read_trace
+from coolfusion.backends.huggingface import UnloadedSource
 from coolfusion.cli import main
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.errors import SourceError
@@ -246,3 +248,20 @@ def test_a_contest_that_nobody_could_score_is_explained(
     monkeypatch.setattr("coolfusion.decoding.segments.decoder.score", broken)
     got = run("generate", "--explain", QUESTION)
     assert "it broke" in got.err
+
+
+@pytest.mark.parametrize("is_row", [False, True])
+def test_no_weights_are_read_for_a_chat_without_a_template(
+    run: Run, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_row: bool
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(next(iter(models.values())), bare)
+    (bare / "chat_template.jinja").unlink()
+    monkeypatch.setattr(UnloadedSource, "load", lambda *_, **__: pytest.fail("weights were read"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Tom has 3"}\n')
+    given = ["--input", rows] if is_row else ["Tom has 3"]
+    got = run("generate", "-m", bare, "-m", next(reversed(models.values())), *given)
+    assert got.code == 2
+    assert 'Source "bare" has no chat template' in got.err
+    assert "--raw" in got.err

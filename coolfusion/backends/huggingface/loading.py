@@ -27,7 +27,7 @@ from coolfusion.backends.huggingface.encoder_decoder.seq2seq_tokenizer import (
 from coolfusion.backends.huggingface.probing import num_ids
 from coolfusion.backends.huggingface.special_ids import end_ids_of, first_named, ids_named
 from coolfusion.backends.huggingface.templates.rendering import template_of
-from coolfusion.backends.naming import Place, place_of
+from coolfusion.backends.naming import ModelPlace, place_of
 from coolfusion.backends.source import Source
 from coolfusion.checks.arguments import checked
 from coolfusion.errors import CoolfusionError, LoadError, SourceError
@@ -278,7 +278,7 @@ def _load_model(
     return model.eval()
 
 
-def _readable(path: str | Path) -> Place:
+def _readable(path: str | Path) -> ModelPlace:
     """Where the model is. Raises ``LoadError`` where nothing can read it."""
     place = place_of(path)
     if place.gguf_file is not None and not (is_gguf_available() and is_accelerate_available()):
@@ -289,7 +289,7 @@ def _readable(path: str | Path) -> Place:
     return place
 
 
-def _explain(path: str | Path, what: str, error: Exception, place: Place) -> str:
+def _explain(path: str | Path, what: str, error: Exception, place: ModelPlace) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if place.gguf_file is not None:
         advice = "The file may be cut short, or of an architecture that transformers does not read from GGUF. Fetch it again, or use the model's transformers folder."
