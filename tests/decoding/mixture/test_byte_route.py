@@ -139,7 +139,8 @@ def test_first_bytes_are_those_of_the_token_wise_mixture(family: str, prompt: st
     vocabulary = Vocabulary(one.tokenizer, one.backend.vocab_size)
     tokens = np.array([vocabulary.outcomes(row, b"") for row in rows])
     by_token, summed = np.exp(mixed(Arithmetic(), tokens, weights)), np.zeros(257)
-    for token, piece in enumerate(vocabulary.pieces):
+    for token in range(vocabulary.size):
+        piece = vocabulary.piece(token)
         summed[END if token == vocabulary.end else (piece or b"\0")[0]] += by_token[token]
     covering = Covering(one.tokenizer, one.backend.vocab_size)
     bounds = [covering.bounds(covering.learn(covering.begin(), {(): row})).lower for row in rows]
