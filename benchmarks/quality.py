@@ -19,6 +19,7 @@ from benchmarks.word_problems import Problem, extract_answer, generate
 from coolfusion.backends.huggingface import load_source
 from coolfusion.backends.source import Source
 from coolfusion.builtin import builtin_paths
+from coolfusion.decoding.answers.rerank import candidates_of, rerank
 from coolfusion.decoding.request import Request
 from coolfusion.decoding.segments.decoder import SegmentDecoder
 from coolfusion.decoding.segments.end_rules import END_RULES
@@ -82,19 +83,46 @@ def systems(sources: Sequence[Source], split: str) -> list[System]:
 def run(system: System, problems: Sequence[Problem]) -> Result:
     """Answer every problem as a chat."""
     begun = time.perf_counter()
-    prompts = [[{"role": "user", "content": problem.question}] for problem in problems]
     generations = SegmentDecoder(system.sources, system.recipe).generate_batch(
-        prompts, Request(max_new_tokens=120)
+        chats(problems), Request(max_new_tokens=120)
     )
-    right = [
-        extract_answer(generation.text) == problem.answer
-        for generation, problem in zip(generations, problems, strict=True)
-    ]
+    right = solved([generation.text for generation in generations], problems)
     return Result(right, generations, time.perf_counter() - begun)
 
 
+def run_reranked(
+    sources: Sequence[Source], alone: Mapping[str, Result], problems: Sequence[Problem]
+) -> Result:
+    """Let all sources choose among the whole answers that each gave ``alone``; no steps."""
+    begun = time.perf_counter()
+    answers = zip(*(alone[source.name].generations for source in sources), strict=True)
+    candidates = [
+        candidates_of(
+            [(s.name, each.text, each.stop_reason) for s, each in zip(sources, row, strict=True)]
+        )
+        for row in answers
+    ]
+    rankings = rerank(sources, chats(problems), candidates, Recipe().reranker)
+    right = solved([ranking.text for ranking in rankings], problems)
+    spent = sum(result.seconds for result in alone.values())
+    return Result(right, [], spent + time.perf_counter() - begun)
+
+
+def chats(problems: Sequence[Problem]) -> list[list[dict[str, str]]]:
+    """Every problem as a chat of one message."""
+    return [[{"role": "user", "content": problem.question}] for problem in problems]
+
+
+def solved(texts: Sequence[str], problems: Sequence[Problem]) -> list[bool]:
+    """Which answers are right."""
+    return [
+        extract_answer(text) == problem.answer
+        for text, problem in zip(texts, problems, strict=True)
+    ]
+
+
 def row_of(
-    system: System, result: Result, problems: Sequence[Problem], skills: Sequence[str]
+    name: str, result: Result, problems: Sequence[Problem], skills: Sequence[str]
 ) -> list[str]:
     """One table row: overall share with its interval, shares by skill, cost."""
     by_skill = [
@@ -102,12 +130,12 @@ def row_of(
         for skill in skills
     ]
     steps = [step for generation in result.generations for step in generation.steps]
-    contested = sum(step.contested for step in steps) / len(steps)
+    contested = f"{sum(step.contested for step in steps) / len(steps):.2f}" if steps else ""
     return [
-        system.name,
+        name,
         with_interval(sum(result.right), len(problems)),
         *(f"{sum(part) / len(part):.2f}" for part in by_skill),
-        f"{contested:.2f}",
+        contested,
         f"{result.seconds / len(problems) * 1000:.0f}",
     ]
 
@@ -128,14 +156,13 @@ def main() -> None:
     problems = generate(arguments.count, seed=SEEDS[arguments.split], split=arguments.split)
     skills = sorted({problem.skill for problem in problems})
     sources = [load_source(path, path.name) for path in builtin_paths()]
-    rows, record, alone = [], {}, {}
+    results: dict[str, Result] = {}
     for system in systems(sources, arguments.split):
-        result = run(system, problems)
-        if len(system.sources) == 1:
-            alone[system.name] = result
-        rows.append(row_of(system, result, problems, skills))
-        record[system.name] = sum(result.right)
-        print(rows[-1], flush=True)
+        results[system.name] = run(system, problems)
+        print(system.name, sum(results[system.name].right), flush=True)
+    alone = {source.name: results[source.name] for source in sources}
+    results["all three, whole answers reranked"] = run_reranked(sources, alone, problems)
+    rows = [row_of(name, result, problems, skills) for name, result in results.items()]
     rows.append(
         ["(solved by at least one source)", with_interval(oracle(alone), len(problems))]
         + [""] * (len(skills) + 2)
@@ -147,7 +174,7 @@ def main() -> None:
         {
             "split": arguments.split,
             "count": len(problems),
-            "solved": record,
+            "solved": {name: sum(result.right) for name, result in results.items()},
             "solved_by_any": oracle(alone),
         },
         heading + table(header, rows),
