@@ -277,7 +277,8 @@ def test_the_source_that_needs_fewest_tokens_has_all_that_it_may() -> None:
     for room in range(1, 8):
         generation = decoder(sources).generate("the ", Request(room))
         lengths = [len(each.tokenizer.encode(generation.text)) for each in sources]
-        assert (min(lengths) == room) == (generation.stop_reason is StopReason.LENGTH)
+        assert min(lengths) == room
+        assert (generation.stop_reason is StopReason.LENGTH) == (room < 7)  # where both end
 
 
 @given(
