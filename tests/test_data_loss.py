@@ -33,6 +33,7 @@ from coolfusion.trace import TraceWriter, read_trace, write_trace
 from coolfusion.types import Generation
 from tests.checkpoints import tensors_of, write_llama
 from tests.interrupts import hear_ctrl_c
+from tests.loaded_fusion import loading
 
 ROOT = Path(coolfusion.__file__).parents[1]
 TEXTS = [
@@ -73,7 +74,7 @@ class Command:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with rows and experts, where two toys are the fusion."""
     fusion = FusionModel([toy_source("a", TEXTS), toy_source("b", TEXTS[::-1], family="unigram")])
-    monkeypatch.setattr("coolfusion.cli.options.load_fusion", lambda _: fusion)
+    monkeypatch.setattr("coolfusion.cli.options.load_fusion", loading(fusion))
     monkeypatch.chdir(tmp_path)
     write_rows(ROWS)
     return tmp_path
@@ -204,7 +205,7 @@ def test_a_trace_is_replaced_when_the_new_response_begins(
     trace = here / "steps.jsonl"
     trace.write_text("precious")
 
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         assert "Another process is writing" in process([*TRACED, "Ann"]).stderr
         raise LoadError("no such model")
 

@@ -41,6 +41,7 @@ from tests.faults import (
     in_a_copy,
     run_with,
 )
+from tests.loaded_fusion import loading
 from tests.test_data_loss import ROWS as FOUR_ROWS
 from tests.test_data_loss import TEXTS
 
@@ -188,7 +189,7 @@ def prepare() -> None:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with rows and experts, where two toys are the fusion."""
     fusion = FusionModel([toy_source("a", TEXTS), toy_source("b", TEXTS[::-1], family="unigram")])
-    monkeypatch.setattr("coolfusion.cli.options.load_fusion", lambda _: fusion)
+    monkeypatch.setattr("coolfusion.cli.options.load_fusion", loading(fusion))
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate("ab"):
         write_llama(Path(name), seed)

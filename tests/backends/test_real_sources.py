@@ -119,6 +119,7 @@ def test_fusion(names: tuple[str, ...]) -> None:
         steps.append(step)
         for k in state.active:
             assert state.encoded[k].ids == sources[k].tokenizer.encode(state.text)
-            assert len(state.encoded[k].ids) <= 60
+        so_far = min(state.num_tokens)
+        assert state.stop_reason is not None or so_far < 60
     assert "".join(step.text for step in steps) == state.text != ""
     assert decoder.finish(state, steps).warnings == ()

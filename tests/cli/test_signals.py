@@ -63,7 +63,7 @@ def test_a_signal_ends_a_command_with_its_code(
     signal.signal(number, signal.default_int_handler)
     try:
         monkeypatch.setattr(
-            "coolfusion.cli.options.load_fusion", lambda _: os.kill(os.getpid(), number)
+            "coolfusion.cli.options.load_fusion", lambda *_: os.kill(os.getpid(), number)
         )
         assert main(["generate", "--raw", "Tom has"]) == 128 + number
         assert signal.getsignal(number) is signal.default_int_handler

@@ -27,6 +27,7 @@ from coolfusion.cli.terminal import Painter, say
 from coolfusion.errors import CoolfusionError
 from coolfusion.testing import toy_source
 from tests.cli.test_process import MODULE, environment
+from tests.loaded_fusion import loading
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes and terminals are POSIX")
 
@@ -39,7 +40,7 @@ TEXTS = [f"Tom has {HOSTILE} apples.\tNow", f"Ann has {HOSTILE} pears.\nNow"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with rows, where toys that write control characters are the fusion."""
     fusion = FusionModel([toy_source("a\x1b[1m", TEXTS), toy_source("b", TEXTS[::-1])])
-    monkeypatch.setattr("coolfusion.cli.options.load_fusion", lambda _: fusion)
+    monkeypatch.setattr("coolfusion.cli.options.load_fusion", loading(fusion))
     monkeypatch.chdir(tmp_path)
     rows = [{"id": "tom", "prompt": "Tom has"}, {"prompt": "Ann has"}]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
