@@ -16,7 +16,7 @@ def collection_paused() -> Iterator[None]:
     """Nothing is looked through for cycles until the last of all pauses, in any thread, ends.
 
     A tokenizer of 33 MB is read as a million lists. The collector goes through all of them again
-    and again, which takes 40 % of the time. At the end it goes through what is left of them once.
+    and again, which takes much of the time. At the end it goes through what is left of them once.
     """
     with _lock:
         _pauses.append(gc.isenabled() if not _pauses else _pauses[0])

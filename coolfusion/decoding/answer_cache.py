@@ -84,7 +84,8 @@ class AnswerCache:
                 found[i] = _joined(known[i], scores)
             else:
                 found[i] = scores
-        for query, scores in zip(riders, answers[len(open_) :], strict=True):
+        # Where riders would have failed the call, it was made without them.
+        for query, scores in zip(riders, answers[len(open_) :], strict=False):
             if isinstance(scores, Scores):
                 self._note(query, scores)
                 _charge(found, requests, query, scores)

@@ -30,7 +30,7 @@ REFRESH = (
     "docs/use/options.md is not that of the table. Put what this prints between its two comments: "
     'python -c "from coolfusion.cli.options import options_table; print(options_table())"'
 )
-PYTHON_ONLY = {"model_options", "progress"}  # objects, which only Python can give
+PYTHON_ONLY = {"model_options", "progress", "when_opened"}  # objects, which only Python can give
 CALLS = [FusionModel.generate, FusionModel.stream, FusionModel.n_best, FusionModel.generate_batch]
 
 

@@ -52,7 +52,7 @@ KEYS = (
 KEYWORDS = (
     "models config names preset reranker weights lead boundary end_rule gate budget prior hedge "
     "num_samples scores strategy mixing route speculation drafter device dtype trust_remote_code "
-    "lossy_ok model_options progress"
+    "lossy_ok model_options when_opened progress"
 )
 REQUEST_KEYWORDS = (
     "max_new_tokens stop temperature top_k top_p seed max_segment_tokens on_source_error"

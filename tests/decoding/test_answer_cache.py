@@ -215,3 +215,25 @@ def test_no_part_of_a_pace_is_negative() -> None:
     for pace in (falling, steep):
         assert pace.per_pass >= 0
         assert pace.per_token >= 0
+
+
+class Narrow(Counting):
+    """Takes no query for more than two tokens, as a backend whose memory is full."""
+
+    def score(self, queries: Sequence[Query]) -> list[Scores]:
+        if any(len(query.continuation) > 2 for query in queries):
+            raise RuntimeError("out of memory")
+        return super().score(queries)
+
+
+@pytest.mark.parametrize("is_draft", [False, True])
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_rider_fails_alone(length: int, is_draft: bool) -> None:
+    cache = AnswerCache(Narrow())
+    query = Query((1, 2), () if is_draft else (3,), sequence_id=7)
+    rider = ModelRequest(0, replace(query, continuation=(0,) * length))
+    cache.riders = lambda queries: [rider]
+    (found,) = cache.answer([ModelRequest(0, query, is_draft)])
+    (wanted,) = BACKEND.draft([query], 1) if is_draft else BACKEND.score([query])
+    assert (found.picks, found.pick_log_probs) == (wanted.picks, wanted.pick_log_probs)
+    assert (len(cache.known(rider.query).along((0,))[0]) == 1) == (length == 1)

@@ -62,7 +62,7 @@ def sources() -> list[Source]:
 def whole(sources: list[Source]) -> tuple[Report, Record]:
     record = Record()
     return evaluate(
-        SegmentDecoder(sources),
+        SegmentDecoder(sources, speculation=None),
         TASK,
         metric="last_number",
         request=REQUEST,
@@ -147,7 +147,7 @@ def test_a_killed_run_resumes_to_the_whole(
     def run(record: Record) -> Report:
         with record:
             return evaluate(
-                SegmentDecoder(sources),
+                SegmentDecoder(sources, speculation=None),
                 TASK,
                 metric="last_number",
                 request=REQUEST,
@@ -172,7 +172,7 @@ def test_answers_are_judged_anew(sources: list[Source], tmp_path: Path) -> None:
     path, plan = tmp_path / "answers.jsonl", EvaluationPlan(("fusion",))
     with Record(path) as record:
         evaluate(
-            SegmentDecoder(sources),
+            SegmentDecoder(sources, speculation=None),
             TASK,
             metric="last_number",
             request=REQUEST,
@@ -183,7 +183,7 @@ def test_answers_are_judged_anew(sources: list[Source], tmp_path: Path) -> None:
     with Record(path) as record:
         before = path.read_bytes()
         report = evaluate(
-            SegmentDecoder(sources),
+            SegmentDecoder(sources, speculation=None),
             corrected,
             metric="contains",
             request=REQUEST,
@@ -197,13 +197,25 @@ def test_answers_are_judged_anew(sources: list[Source], tmp_path: Path) -> None:
 def test_another_question_is_refused(sources: list[Source], tmp_path: Path) -> None:
     path, plan = tmp_path / "answers.jsonl", EvaluationPlan(("fusion",))
     with Record(path) as record:
-        evaluate(SegmentDecoder(sources), TASK.first(1), request=REQUEST, plan=plan, record=record)
+        evaluate(
+            SegmentDecoder(sources, speculation=None),
+            TASK.first(1),
+            request=REQUEST,
+            plan=plan,
+            record=record,
+        )
     other = make_task("toy", [{"id": "tom", "prompt": "Tom had", "reference": 2}])
     with (
         Record(path) as record,
         pytest.raises(UsageError, match=r"has answered something else.*: 'tom' \(Task"),
     ):
-        evaluate(SegmentDecoder(sources), other, request=REQUEST, plan=plan, record=record)
+        evaluate(
+            SegmentDecoder(sources, speculation=None),
+            other,
+            request=REQUEST,
+            plan=plan,
+            record=record,
+        )
     with pytest.raises(UsageError, match=r"temperature was not set and is 1\.0 now"):
         Record(path, {"temperature": 1.0})
 
@@ -238,7 +250,7 @@ def test_a_metric_that_raises_loses_only_its_row(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     report = evaluate(
-        SegmentDecoder(sources),
+        SegmentDecoder(sources, speculation=None),
         TASK,
         metric="picky_metric_of_a_test:picky",
         request=REQUEST,
@@ -285,7 +297,11 @@ def test_a_row_that_cannot_be_asked_is_lost_alone_and_tried_again(tmp_path: Path
 def test_nothing_to_judge_is_still_a_report(sources: list[Source]) -> None:
     task = make_task("t", [{"prompt": "Tom has", "reference": "none"}])
     report = evaluate(
-        SegmentDecoder(sources), task, metric="last_number", request=REQUEST, plan=PLAN
+        SegmentDecoder(sources, speculation=None),
+        task,
+        metric="last_number",
+        request=REQUEST,
+        plan=PLAN,
     )
     assert report.num_used == 0
     assert math.isnan(report.results[0].mean)
@@ -302,7 +318,9 @@ def test_perplexity_is_that_of_the_reference(sources: list[Source]) -> None:
         ],
     )
     record = Record()
-    report = evaluate(SegmentDecoder(sources), task, metric="perplexity", record=record)
+    report = evaluate(
+        SegmentDecoder(sources, speculation=None), task, metric="perplexity", record=record
+    )
     assert [each.name for each in report.results] == ["a", "b", "fusion"]
     for r, row in enumerate(task.rows):
         bits = []
@@ -337,7 +355,13 @@ def test_a_mixture_has_no_perplexity(sources: list[Source]) -> None:
         {"fused": MixtureDecoder(sources)},
     ):
         with pytest.raises(UsageError, match="mixtures of distributions have none"):
-            evaluate(SegmentDecoder(sources), TASK, metric="perplexity", record=record, **settings)
+            evaluate(
+                SegmentDecoder(sources, speculation=None),
+                TASK,
+                metric="perplexity",
+                record=record,
+                **settings,
+            )
     assert record.outcomes == {}
 
 
@@ -364,7 +388,11 @@ def test_samples_fit_into_what_fusing_costs(sources: list[Source], tmp_path: Pat
     path = tmp_path / "answers.jsonl"
     with Record(path) as record:
         evaluate(
-            SegmentDecoder(sources), TASK, metric="last_number", request=REQUEST, record=record
+            SegmentDecoder(sources, speculation=None),
+            TASK,
+            metric="last_number",
+            request=REQUEST,
+            record=record,
         )
     spent = {
         name: sum(record.outcomes[name, row.id].total_forwarded for row in TASK.rows)
@@ -398,7 +426,7 @@ def test_progress_is_told(sources: list[Source]) -> None:
     told: list[tuple[str, int, int]] = []
     plan = EvaluationPlan(("rerank",))
     evaluate(
-        SegmentDecoder(sources),
+        SegmentDecoder(sources, speculation=None),
         TASK,
         request=REQUEST,
         plan=plan,

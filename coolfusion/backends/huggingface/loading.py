@@ -55,7 +55,7 @@ class UnloadedSource:
         Raises ``LoadError`` with the reason.
         """
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        with _named(self.path, self.name):
+        with _named(self.path, self.name), collection_paused():
             model = _load_model(
                 self.path, device, dtype, self.trust_remote_code, model_options or {}
             )
@@ -74,7 +74,6 @@ def open_source(
 
 
 @checked
-@collection_paused()
 def load_source(
     path: str | Path,
     name: str,
@@ -88,8 +87,8 @@ def load_source(
     """A source from the tokenizer and the model that ``transformers`` loads from ``path``.
 
     ``path`` is a folder, a GGUF file, or either on the hub (``coolfusion.backends.naming``). The
-    weights of a GGUF file are dequantised. The model class is ``AutoModelForSeq2SeqLM`` if the configuration says ``is_encoder_decoder``,
-    and ``AutoModelForCausalLM`` otherwise.
+    weights of a GGUF file are dequantised. The model class is ``AutoModelForSeq2SeqLM`` if the
+    configuration says ``is_encoder_decoder``, and ``AutoModelForCausalLM`` otherwise.
 
     ``device`` defaults to the first accelerator, or the CPU without one. ``dtype`` defaults to
     the checkpoint's own on an accelerator and to float32 on a CPU. ``model_options`` go to
@@ -142,8 +141,8 @@ def _encoder_decoder(
 def _warn_if_slow(name: str, because: str | None) -> None:
     """Warn the caller of ``load_source`` of a source that is not cached, at some length or any."""
     if because is not None:
-        # Between here and the caller are the kind of source, load_source and its check of arguments.
-        warnings.warn(f'Source "{name}" is slow: {because}.', stacklevel=5)
+        # Between here and the caller are the kind of source, load, load_source and its check of arguments.
+        warnings.warn(f'Source "{name}" is slow: {because}.', stacklevel=6)
 
 
 def _ordinary(tokenizer: HuggingFaceTokenizer) -> tuple[int, ...]:
@@ -184,7 +183,7 @@ def load_tokenizer(
         )
     end_ids = ids_named(loaded.eos_token_id, len(loaded), f'eos_token of the tokenizer of "{path}"')
     if type(loaded).__module__.startswith("transformers."):
-        # What the backend was made of, 200 MB of Gemma 3. Nothing reads it again.
+        # What the backend was made of: every token and merge once more. Nothing reads it again.
         for name in ("_vocab", "_merges"):
             vars(loaded).pop(name, None)
     return HuggingFaceTokenizer(

@@ -1,8 +1,8 @@
 """Everybody who says what may come next in a response, and what came of it.
 
 Nobody is asked anything here. What an author would say next is read from the answer caches, where
-it is known from earlier questions. How far he can be believed is learnt from every committed
-token, whether he was the one who guessed or not.
+it is known from earlier questions. How far an author can be believed is learnt from every committed
+token, whether that author guessed or not.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Authors:
         return views
 
     def _outside_view(self, drafter: Source, state: State) -> dict[int, SourceView]:
-        """What the outside drafter sees of a response, by its number; nothing if he cannot read."""
+        """What the outside drafter sees of a response, by its number; nothing if it cannot read."""
         # A drafter only guesses, so any prompt will do: of several, the first source's.
         prompt = prompt_for(state.prompt, self._sources[0].name)
         messages = not isinstance(prompt, str)

@@ -85,7 +85,7 @@ class Trust:
             rate.forget()
 
 
-# What an author would say next: the bytes of every token, and the probability that he gives it.
+# What an author would say next: the bytes of every token, and the probability that the author gives it.
 Words: TypeAlias = Sequence[tuple[bytes, float]]
 
 

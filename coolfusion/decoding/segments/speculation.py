@@ -8,7 +8,7 @@ runs as it always does, and its outcome cannot depend on what was asked early.
 
 So a guess is never verified in a pass of its own. If all agree, the loop finds its answers known;
 if not, it finds the scores of the contest. Two things can be lost: the positions that rode in
-vain, and the passes of an author who wrote ahead what nobody said. Both are spent only where they
+vain, and the passes of an author that wrote ahead what nobody said. Both are spent only where they
 are expected to save more. That is known from the measured pace of every source
 (``coolfusion.decoding.pace``) and from how far its words could be believed
 (``coolfusion.decoding.segments.guesses``). Verification in one pass is that of speculative
@@ -40,7 +40,7 @@ from coolfusion.tokenization.prompts import prompt_for, prompt_text
 from coolfusion.types import Usage
 
 AHEAD = (1, 2, 4, 8, 16)  # tokens that an author may plan to write ahead
-MAX_AHEAD = 48  # tokens that he writes ahead at most
+MAX_AHEAD = 48  # tokens that an author writes ahead at most
 # What is spent early must be expected to save this much more. Paces and rates are estimates, and
 # of many small chances one would else take those that were overrated.
 MARGIN = 1.1
@@ -112,7 +112,7 @@ class Speculator:
         self._authors.follow(state)
 
     async def prepare(self, state: State, num_texts: int) -> dict[str, Usage]:
-        """Let the author who saves most write ahead; returns what that cost, by source."""
+        """Let the author that saves most write ahead; returns what that cost, by source."""
         memory = self._authors.follow(state)
         prospect = self._prospect(memory, num_texts)
         author = max(memory.views, key=prospect.gain)

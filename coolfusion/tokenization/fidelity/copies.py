@@ -1,7 +1,7 @@
 """Copies of a tokenizer that share its model, which is nearly all of it.
 
-A model of 262,144 tokens is 33 MB of JSON. To write and read that takes seconds, and each copy
-100 MB. So a copy is put together of the parts of the original, and only differs where it must.
+A model of 262,144 tokens is 33 MB of JSON. To write and read that takes long, and each copy
+holds all of it again. So a copy is put together of the parts of the original, and only differs where it must.
 """
 
 from __future__ import annotations

@@ -143,10 +143,13 @@ def slowed(curve: str, by: float) -> Curve:
     return lambda n: by * CURVES[curve](n)
 
 
-SLOWNESS = ((1.0, 1.0), (1.0, 5.0), (5.0, 1.0), (1.0, 1.0, 1.0))
+ALIKE = (1.0, 1.0)
+SLOWNESS = ((1.0, 5.0), (5.0, 1.0), (1.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("slowness", SLOWNESS)
+@pytest.mark.parametrize(
+    "slowness", [ALIKE, *(pytest.param(each, marks=pytest.mark.nightly) for each in SLOWNESS)]
+)
 @pytest.mark.parametrize("curve", sorted(CURVES))
 def test_it_never_loses(curve: str, slowness: Sequence[float]) -> None:
     start = START * sum(slowed(curve, by)(1) for by in slowness)
